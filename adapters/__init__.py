@@ -1,0 +1,1 @@
+"""Where mrl meets whole ecosystems: one module each."""

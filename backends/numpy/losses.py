@@ -1,0 +1,45 @@
+"""Prefixes, logits and the nested cross-entropy, by the specification."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mrl import spec
+from mrl.heads import Head, NestedLoss
+from mrl.nesting import Nesting
+
+from .arrays import accumulation_dtype
+
+
+def truncate(z: np.ndarray, dim: int, *, normalize: bool) -> np.ndarray:
+    return spec.truncate(z, dim, normalize=normalize).astype(z.dtype)
+
+
+def nested_logits(z: np.ndarray, head: Head, nesting: Nesting) -> np.ndarray:
+    return spec.nested_logits(z, head, nesting).astype(accumulation_dtype(z, head))
+
+
+def nested_cross_entropy(
+    z: np.ndarray,
+    head: Head,
+    labels: np.ndarray,
+    nesting: Nesting,
+    *,
+    label_smoothing: float,
+    ignore_index: int | None,
+    reduction: str,
+    fused: bool,
+    chunk_rows: int | None,
+) -> NestedLoss:
+    # There is no graph to keep small here: both forms are the specification, level by level.
+    loss = spec.nested_cross_entropy(
+        z,
+        head,
+        labels,
+        nesting,
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        reduction=reduction,
+    )
+    dtype = accumulation_dtype(z, head)
+    return NestedLoss(np.asarray(loss.total).astype(dtype)[()], loss.per_level.astype(dtype))

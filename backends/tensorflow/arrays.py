@@ -1,0 +1,49 @@
+"""Tensors to and from NumPy, and the dtype in which they accumulate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mrl.heads import Head, NestedHead, TiedHead
+
+
+def from_numpy(array: Any, *, dtype: str | None, device: Any) -> tf.Tensor:
+    with tf.device(device):
+        if not isinstance(array, np.ndarray) and hasattr(array, "__dlpack__") and not tf.is_tensor(array):
+            array = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+        tensor = tf.convert_to_tensor(array)
+        if dtype is not None:
+            tensor = tf.cast(tensor, dtype)
+        return tf.identity(tensor)
+
+
+def to_numpy(array: Any, *, blocking: bool) -> np.ndarray | None:
+    traced = not hasattr(array, "numpy") or not tf.executing_eagerly()
+    if not blocking and (traced or "CPU" not in array.device):
+        return None
+    if traced:
+        raise TypeError("array: expected a tensor with values, got a symbolic one; convert outside of tf.function")
+    return np.asarray(array.numpy())
+
+
+def devices() -> tuple[str, ...]:
+    return tuple(device.name.removeprefix("/physical_device:") for device in tf.config.list_physical_devices())
+
+
+def accumulation_dtype(z: Any, head: Head) -> tf.DType:
+    """float32, or float64 where ``z`` or the head has it."""
+    arrays = (z, head.weight) if isinstance(head, TiedHead) else (z, *head.weights)
+    return tf.float64 if any(x.dtype == tf.float64 for x in arrays) else tf.float32
+
+
+def widen(z: Any, head: Head) -> tuple[tf.Tensor, Head]:
+    """Both in their accumulation dtype, variables read."""
+    wide = accumulation_dtype(z, head)
+    if isinstance(head, TiedHead):
+        bias = None if head.bias is None else tf.cast(head.bias, wide)
+        return tf.cast(z, wide), TiedHead(tf.cast(head.weight, wide), bias)
+    biases = None if head.biases is None else tuple(tf.cast(bias, wide) for bias in head.biases)
+    return tf.cast(z, wide), NestedHead(tuple(tf.cast(weight, wide) for weight in head.weights), biases)

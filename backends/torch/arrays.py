@@ -1,0 +1,69 @@
+"""Tensors to and from NumPy, and the dtype in which they accumulate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+from mrl.heads import Head, NestedHead, TiedHead
+
+
+def from_numpy(array: Any, *, dtype: str | None, device: Any) -> Tensor:
+    target = None if dtype is None else getattr(torch, dtype)
+    if isinstance(array, np.ndarray):
+        if array.dtype.name == "bfloat16":
+            tensor = torch.from_numpy(array.view(np.uint16).copy()).view(torch.bfloat16)
+        else:
+            # torch cannot share memory that it must not write to, or whose strides run backwards.
+            shareable = array.flags.writeable and all(stride >= 0 for stride in array.strides)
+            tensor = torch.from_numpy(array if shareable else array.copy())
+    else:
+        tensor = array.detach() if isinstance(array, Tensor) else torch.from_dlpack(array)
+    return tensor.to(device=device, dtype=target)
+
+
+def to_numpy(array: Tensor, *, blocking: bool) -> np.ndarray | None:
+    traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(array)
+    if traced or (array.device.type != "cpu" and not blocking):
+        if not blocking:
+            return None
+        if traced:
+            raise TypeError("array: expected a tensor with values, got a traced one; convert outside of the transform")
+    # Inside torch.func transforms even a tensor that they do not wrap hides its memory.
+    with temporarily_clear_interpreter_stack():
+        host = array.detach().cpu()
+        if host.dtype != torch.bfloat16:
+            return host.numpy()
+        host = host.view(torch.uint16).numpy()
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise ImportError("NumPy has no bfloat16 of its own; run pip install ml_dtypes") from error
+    return host.view(ml_dtypes.bfloat16)
+
+
+def devices() -> tuple[str, ...]:
+    if not torch.accelerator.is_available():
+        return ("cpu",)
+    kind = torch.accelerator.current_accelerator().type
+    return ("cpu", *(f"{kind}:{i}" for i in range(torch.accelerator.device_count())))
+
+
+def accumulation_dtype(z: Tensor, head: Head) -> torch.dtype:
+    """float32, or float64 where ``z`` or the head has it."""
+    arrays = (z, head.weight) if isinstance(head, TiedHead) else (z, *head.weights)
+    return torch.float64 if any(x.dtype == torch.float64 for x in arrays) else torch.float32
+
+
+def widen(z: Tensor, head: Head) -> tuple[Tensor, Head]:
+    """Both in their accumulation dtype."""
+    wide = accumulation_dtype(z, head)
+    if isinstance(head, TiedHead):
+        bias = None if head.bias is None else head.bias.to(wide)
+        return z.to(wide), TiedHead(head.weight.to(wide), bias)
+    biases = None if head.biases is None else tuple(bias.to(wide) for bias in head.biases)
+    return z.to(wide), NestedHead(tuple(weight.to(wide) for weight in head.weights), biases)

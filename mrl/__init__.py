@@ -1,0 +1,37 @@
+"""Matryoshka Representation Learning as a framework-agnostic functional core.
+
+One set of functions for NumPy, PyTorch, JAX and TensorFlow; the type of the arrays decides who computes.
+Importing this imports NumPy and nothing heavier.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from .heads import NestedHead, NestedLoss, TiedHead
+from .losses import nested, nested_cross_entropy, nested_logits, truncate
+from .nesting import Nesting
+from .porting import BackendInfo, available_backends, convert, init_head
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendInfo",
+    "NestedHead",
+    "NestedLoss",
+    "Nesting",
+    "TiedHead",
+    "available_backends",
+    "convert",
+    "init_head",
+    "nested",
+    "nested_cross_entropy",
+    "nested_logits",
+    "truncate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # mrl.testing needs hypothesis and mrl.spec is rarely wanted: both load when they are asked for.
+    if name in ("spec", "testing"):
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

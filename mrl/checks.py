@@ -1,0 +1,210 @@
+"""Every check of an argument, and every message, once for all backends."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+
+from .heads import Array, Head, NestedHead, TiedHead
+from .nesting import Nesting
+from .protocol import Backend
+
+FLOATING = ("float16", "bfloat16", "float32", "float64")
+REDUCTIONS = ("mean", "sum", "none")
+
+_DTYPE_NAMES: dict[Any, str] = {}  # a memo: asking NumPy for a dtype's name costs over a microsecond
+
+
+def check_nesting(nesting: Nesting) -> None:
+    if not isinstance(nesting, Nesting):
+        raise TypeError(
+            f"nesting: expected a mrl.Nesting, got {nesting!r} of type {type(nesting).__name__}; "
+            "write mrl.Nesting((8, 16, 32))"
+        )
+
+
+def head_arrays(head: Head, nesting: Nesting) -> dict[str, Array]:
+    """The arrays of a head by name, after checking that it is one and has one entry per granularity."""
+    if isinstance(head, TiedHead):
+        arrays = {"head.weight": head.weight}
+        if head.bias is not None:
+            arrays["head.bias"] = head.bias
+        return arrays
+    if not isinstance(head, NestedHead):
+        raise TypeError(
+            f"head: expected a mrl.TiedHead or mrl.NestedHead, got {type(head).__name__}; "
+            "wrap the arrays, for example mrl.TiedHead(weight, bias)"
+        )
+    arrays = {}
+    for field, group in (("weights", head.weights), ("biases", head.biases)):
+        if group is None and field == "biases":
+            continue
+        if not isinstance(group, (tuple, list)):
+            raise TypeError(
+                f"head.{field}: expected a tuple of one array per granularity, got {type(group).__name__}; "
+                "use mrl.TiedHead for a single matrix"
+            )
+        if len(group) != len(nesting):
+            raise ValueError(
+                f"head.{field}: expected one array per granularity ({len(nesting)}), got {len(group)}; "
+                "make the head with mrl.init_head for this nesting"
+            )
+        for g, array in enumerate(group):
+            arrays[f"head.{field}[{g}]"] = array
+    return arrays
+
+
+def check_floating(name: str, array: Array) -> None:
+    dtype = dtype_name(array)
+    if dtype not in FLOATING:
+        raise TypeError(f"{name}: expected a dtype of {FLOATING}, got {dtype}; cast it first")
+
+
+def check_embedding(name: str, z: Array, width: int) -> tuple[int | None, ...]:
+    """The shape of ``z``, ``(..., D)`` with ``D >= width`` and a floating dtype."""
+    check_floating(name, z)
+    shape = shape_of(name, z)
+    if not shape:
+        raise ValueError(f"{name}: expected shape (..., D), got a scalar; give it at least one axis")
+    if shape[-1] is None:
+        raise ValueError(f"{name}: expected a known last axis, got shape {shape}; state D in the TensorSpec")
+    if shape[-1] < width:
+        raise ValueError(
+            f"{name}: expected shape (..., D) with D at least {width}, got {tuple(shape)}; "
+            "widen the embedding or leave out the larger granularities"
+        )
+    return shape
+
+
+def check_head(head: Head, arrays: dict[str, Array], nesting: Nesting) -> int:
+    """The number of classes ``C`` of a head whose arrays fit the nesting."""
+    for name, array in arrays.items():
+        check_floating(name, array)
+    if isinstance(head, TiedHead):
+        rank, first = "(C, D)", "head.weight"
+    else:
+        rank, first = "(C, m_g)", "head.weights[0]"
+    shape = shape_of(first, arrays[first])
+    if len(shape) != 2:
+        raise ValueError(f"{first}: expected shape {rank}, got {tuple(shape)}; give a matrix of one row per class")
+    classes = shape[0]
+    if not isinstance(classes, int) and classes is None or classes < 1:
+        raise ValueError(f"{first}: expected at least one class, got shape {tuple(shape)}; add rows")
+    if isinstance(head, TiedHead):
+        if shape[1] < nesting.width:
+            raise ValueError(
+                f"head.weight: expected shape (C, D) with D at least {nesting.width}, got {tuple(shape)}; "
+                "widen the weight or leave out the larger granularities"
+            )
+        if head.bias is not None:
+            _expect("head.bias", head.bias, (classes,))
+        return classes
+    for g, dim in enumerate(nesting.dims):
+        _expect(f"head.weights[{g}]", head.weights[g], (classes, dim))
+        if head.biases is not None:
+            _expect(f"head.biases[{g}]", head.biases[g], (classes,))
+    return classes
+
+
+def check_labels(
+    labels: Array, shape: tuple[int | None, ...], classes: int, ignore_index: int | None, backend: Backend
+) -> int | None:
+    """Labels of ``shape``, integer and, where they can be seen, in range. Returns the usable ``ignore_index``."""
+    dtype = dtype_name(labels)
+    if not dtype.startswith(("int", "uint")):
+        raise TypeError(f"labels: expected an integer dtype, got {dtype}; give class indices, one per example")
+    got = shape_of("labels", labels)
+    if len(got) != len(shape) or not _compatible(got, shape):
+        raise ValueError(
+            f"labels: expected shape {tuple(shape)}, the leading shape of z, got {tuple(got)}; "
+            "give one class index per example"
+        )
+    if ignore_index is not None:
+        limits = np.iinfo(dtype)
+        # No label of this dtype can have that value, and comparing the two wraps around in some frameworks.
+        if not limits.min <= ignore_index <= limits.max:
+            ignore_index = None
+    values = backend.to_numpy(labels, blocking=False)
+    if values is not None and values.size and (values.min() < 0 or values.max() >= classes):
+        _refuse_labels(values, classes, ignore_index)
+    return ignore_index
+
+
+def check_reduction(reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction: expected one of {REDUCTIONS}, got {reduction!r}; choose one")
+
+
+def check_label_smoothing(label_smoothing: float) -> float:
+    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, (int, float, np.floating)):
+        raise TypeError(
+            f"label_smoothing: expected a number in [0, 1], got {type(label_smoothing).__name__}; write a float"
+        )
+    if math.isnan(label_smoothing) or not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing: expected a number in [0, 1], got {label_smoothing}; 0.0 turns it off")
+    return float(label_smoothing)
+
+
+def check_integer(name: str, value: Any, *, at_least: int | None = None) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {value!r}; write the number")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}; write an int") from None
+    if at_least is not None and number < at_least:
+        raise ValueError(f"{name}: expected an integer of at least {at_least}, got {number}; raise it")
+    return number
+
+
+def check_flag(name: str, value: bool) -> None:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, got {value!r}; write a bool")
+
+
+def dtype_name(array: Array) -> str:
+    """``"float32"`` and the like, the same in every framework."""
+    dtype = array.dtype
+    name = _DTYPE_NAMES.get(dtype)
+    if name is None:
+        name = getattr(dtype, "name", None) or str(dtype).removeprefix("torch.")
+        _DTYPE_NAMES[dtype] = name
+    return name
+
+
+def shape_of(name: str, array: Array) -> tuple[int | None, ...]:
+    """The shape as a tuple; an axis that a graph does not know yet is ``None``."""
+    shape = array.shape
+    if isinstance(shape, tuple):
+        return shape
+    try:
+        return tuple(shape)
+    except ValueError:
+        raise ValueError(f"{name}: expected a known rank, got an unknown shape; state it in the TensorSpec") from None
+
+
+def _expect(name: str, array: Array, expected: tuple[int, ...]) -> None:
+    shape = shape_of(name, array)
+    if len(shape) != len(expected) or not _compatible(shape, expected):
+        raise ValueError(f"{name}: expected shape {expected}, got {tuple(shape)}; match the nesting and the classes")
+
+
+def _compatible(shape: tuple[int | None, ...], expected: tuple[int | None, ...]) -> bool:
+    return all(a is None or b is None or a == b for a, b in zip(shape, expected, strict=True))
+
+
+def _refuse_labels(values: Any, classes: int, ignore_index: int | None) -> None:
+    outside = (values < 0) | (values >= classes)
+    if ignore_index is not None:
+        outside &= values != ignore_index
+    if not outside.any():
+        return
+    position = tuple(int(i) for i in np.argwhere(outside)[0])
+    where = f"position {position[0] if len(position) == 1 else position}" if position else "the only position"
+    raise ValueError(
+        f"labels: expected values in [0, {classes}), got {int(values[position])} at {where}; "
+        "correct the label, or name it as ignore_index"
+    )

@@ -1,0 +1,65 @@
+"""The command line: ``mrl demo`` and ``mrl verify``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except (ImportError, OSError, ValueError) as error:
+        print(f"mrl {arguments.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mrl", description="Matryoshka Representation Learning in any framework.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    demo = commands.add_parser("demo", help="train MRL, MRL-E and fixed-size heads on real images and compare them")
+    demo.add_argument("--backend", default="torch", help="the framework to train in (default: torch)")
+    demo.add_argument("--data", choices=("digits", "fashion-mnist"), default="digits", help="the images")
+    demo.add_argument("--data-dir", type=Path, help="where the IDX files of --data fashion-mnist lie")
+    demo.add_argument("--out", type=Path, default=Path("mrl-demo"), help="folder for the figures and the numbers")
+    demo.add_argument("--seed", type=int, default=0, help="seeds the split, the weights and the batches")
+    demo.set_defaults(run=_demo)
+
+    verify = commands.add_parser("verify", help="prove the backends against the float64 specification")
+    verify.add_argument("--backend", action="append", help="one backend; repeat for more (default: all installed)")
+    verify.add_argument("--device", help="the device to prove on (default: each backend's own)")
+    verify.add_argument("--dtype", action="append", help="one dtype; repeat for more (default: all)")
+    verify.add_argument("--examples", type=int, default=100, help="examples per row of the table (default: 100)")
+    verify.add_argument("--seed", type=int, help="draw the examples from this seed")
+    verify.set_defaults(run=_verify)
+    return parser
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from .demo.run import run_demo
+
+    run_demo(
+        backend=arguments.backend,
+        data=arguments.data,
+        data_dir=arguments.data_dir,
+        out=arguments.out,
+        seed=arguments.seed,
+    )
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from .testing.verify import verify
+
+    return verify(
+        backends=arguments.backend,
+        device=arguments.device,
+        dtypes=arguments.dtype,
+        examples=arguments.examples,
+        seed=arguments.seed,
+    )

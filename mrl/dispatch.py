@@ -1,0 +1,138 @@
+"""From an array's type to the backend that computes on it. No framework is imported to ask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any, cast
+
+from .protocol import KERNELS, Backend
+
+GROUP = "mrl.backends"
+"""The entry-point group of third-party backends; an entry's name is the root package of its array type."""
+
+BUILTIN = ("numpy", "torch", "jax", "tensorflow")
+
+_ROOTS = {"numpy": "numpy", "torch": "torch", "jax": "jax", "jaxlib": "jax", "tensorflow": "tensorflow"}
+_BY_TYPE: dict[type, Backend] = {}  # a memo of a pure function of the type, never configuration
+
+
+def backend_of(arguments: Mapping[str, Any]) -> Backend:
+    """The one backend whose arrays ``arguments`` (name -> array) are.
+
+    Raises:
+        TypeError: an argument is no array, or two of them belong to different frameworks.
+        ImportError: the backend's framework, or a plug-in, cannot be imported.
+    """
+    found = None
+    for name, array in arguments.items():
+        backend = _BY_TYPE.get(type(array))
+        if backend is None:
+            backend = _remember(name, array)
+        if found is None:
+            found = backend
+        elif backend is not found:
+            raise TypeError(
+                "arguments: expected arrays of one framework, got "
+                + ", ".join(f"{key}: {_type_name(value)}" for key, value in arguments.items())
+                + "; bring them together with mrl.convert(tree, backend)"
+            )
+    if found is None:
+        raise TypeError("arguments: expected at least one array, got none; pass the arrays to work on")
+    return found
+
+
+def backend_named(name: str) -> Backend:
+    """The backend called ``name``: a built-in one or a plug-in's entry point.
+
+    Raises:
+        TypeError: ``name`` is not a string.
+        ValueError: there is no such backend.
+        ImportError: it cannot be imported.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"backend: expected a name such as 'torch', got {name!r}; choose from {known_backends()}")
+    if name in BUILTIN:
+        return _load_builtin(name)
+    entry = _plug_ins().get(name)
+    if entry is None:
+        raise ValueError(f"backend: expected one of {known_backends()}, got {name!r}; install a plug-in for others")
+    return _load_plug_in(entry)
+
+
+def known_backends() -> tuple[str, ...]:
+    """The built-in names, then those that installed plug-ins add."""
+    return (*BUILTIN, *sorted(set(_plug_ins()) - set(BUILTIN)))
+
+
+def _remember(name: str, array: Any) -> Backend:
+    backend = _find(type(array))
+    if backend is None:
+        raise TypeError(
+            f"{name}: expected an array of one of {known_backends()}, got {_type_name(array)}; "
+            "convert it, for example with numpy.asarray"
+        )
+    _BY_TYPE[type(array)] = backend
+    return backend
+
+
+def _find(kind: type) -> Backend | None:
+    for base in kind.__mro__:
+        root = base.__module__.partition(".")[0]
+        if root in _ROOTS:
+            return _load_builtin(_ROOTS[root])
+        entry = None if root == "builtins" else _plug_ins().get(root)
+        if entry is not None:
+            return _load_plug_in(entry)
+    return None
+
+
+def _load_builtin(name: str) -> Backend:
+    # Plain import statements, one a backend: torch.compile traces through these and not through importlib.
+    module: ModuleType
+    try:
+        if name == "torch":
+            from .backends import torch as module
+        elif name == "jax":
+            from .backends import jax as module
+        elif name == "tensorflow":
+            from .backends import tensorflow as module
+        else:
+            from .backends import numpy as module
+    except ImportError as error:
+        if (error.name or "").startswith("mrl"):
+            raise ImportError(
+                "mrl.backends cannot be found: mrl is imported from a source tree that is not installed; "
+                "run 'pip install -e .' in it, or start Python from another folder"
+            ) from error
+        raise ImportError(
+            f"backend {name!r} cannot be imported ({error}); run pip install 'mrl[{name}]'"
+        ) from error
+    return cast(Backend, module)
+
+
+def _load_plug_in(entry: EntryPoint) -> Backend:
+    owner = f"backend {entry.name!r} of the distribution {entry.dist.name if entry.dist else 'unknown'!r}"
+    try:
+        module = entry.load()
+    except Exception as error:
+        raise ImportError(
+            f"{owner} ({entry.value}) cannot be imported: {type(error).__name__}: {error}; "
+            "repair or uninstall that distribution"
+        ) from error
+    missing = [kernel for kernel in KERNELS if not callable(getattr(module, kernel, None))]
+    if missing:
+        raise ImportError(
+            f"{owner} ({entry.value}) lacks {', '.join(missing)}; a backend provides all of mrl.protocol.KERNELS"
+        )
+    return cast(Backend, module)
+
+
+def _plug_ins() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

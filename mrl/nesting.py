@@ -1,0 +1,160 @@
+"""The nesting: which prefixes of an embedding are trained, and how much each counts."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Nesting:
+    """The granularities of a Matryoshka embedding and their relative importance.
+
+    A nesting is the paper's set ``M = {m_1 < ... < m_G}`` (``dims``, in dimensions) with the relative
+    importance ``c_m`` of each (``weights``). It holds no arrays: it is frozen, hashable and compares by
+    value, so it can be a static argument of ``jax.jit`` and a constant inside ``torch.compile`` and
+    ``tf.function``.
+
+    Args:
+        dims: strictly increasing positive integers, in dimensions.
+        weights: one finite non-negative number per granularity; ``None`` gives every granularity 1.0.
+
+    Raises:
+        TypeError: ``dims`` or ``weights`` hold something that is not a number of the right kind.
+        ValueError: ``dims`` are empty, not positive or not strictly increasing; ``weights`` are negative,
+            not finite, or not one per granularity.
+
+    Example:
+        >>> import mrl
+        >>> nesting = mrl.Nesting((8, 16, 32), weights=(1.0, 1.0, 2.0))
+        >>> nesting.width, len(nesting), nesting.blocks
+        (32, 3, ((0, 8), (8, 16), (16, 32)))
+
+    Source: Kusupati et al., NeurIPS 2022, arXiv 2205.13147, section 3.
+    """
+
+    dims: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    def __init__(self, dims: Iterable[int], weights: Iterable[float] | None = None) -> None:
+        checked = _dims(dims)
+        object.__setattr__(self, "dims", checked)
+        object.__setattr__(self, "weights", _weights(weights, len(checked)))
+
+    @classmethod
+    def doubling(
+        cls, smallest: int, largest: int, weights: Iterable[float] | None = None
+    ) -> Nesting:
+        """The nesting ``smallest, 2 smallest, 4 smallest, ..., largest``, as in the paper.
+
+        Args:
+            smallest: the first granularity, in dimensions.
+            largest: the last; it must be ``smallest`` times a power of two.
+            weights: as in :class:`Nesting`.
+
+        Raises:
+            TypeError: an argument is not an integer.
+            ValueError: doubling ``smallest`` never meets ``largest``.
+
+        Example:
+            >>> import mrl
+            >>> mrl.Nesting.doubling(8, 64).dims
+            (8, 16, 32, 64)
+
+        Source: arXiv 2205.13147, section 3 (consistent halving of the representation size).
+        """
+        first, last = _dim(smallest, "smallest"), _dim(largest, "largest")
+        dims = [first]
+        while dims[-1] < last:
+            dims.append(2 * dims[-1])
+        if dims[-1] != last:
+            raise ValueError(
+                f"largest: expected {first} times a power of two, got {last}; "
+                "give the granularities one by one with Nesting(dims)"
+            )
+        return cls(dims, weights)
+
+    @property
+    def width(self) -> int:
+        """The largest granularity ``m_G``, in dimensions."""
+        return self.dims[-1]
+
+    @property
+    def blocks(self) -> tuple[tuple[int, int], ...]:
+        """The half-open column ranges ``(m_{g-1}, m_g)`` that each granularity adds to the one before."""
+        return tuple(zip((0, *self.dims[:-1]), self.dims, strict=True))
+
+    def __len__(self) -> int:
+        """The number of granularities ``G``."""
+        return len(self.dims)
+
+    def __repr__(self) -> str:
+        if all(weight == 1.0 for weight in self.weights):
+            return f"Nesting({self.dims})"
+        return f"Nesting({self.dims}, weights={self.weights})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Nesting, (self.dims, self.weights))
+
+
+def _dim(value: Any, name: str) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer number of dimensions, got {value!r}; write the number")
+    try:
+        dim = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name}: expected an integer number of dimensions, got {value!r} of type "
+            f"{type(value).__name__}; write it as an int"
+        ) from None
+    if dim < 1:
+        raise ValueError(f"{name}: expected a positive number of dimensions, got {dim}; remove it")
+    return dim
+
+
+def _dims(dims: Iterable[int]) -> tuple[int, ...]:
+    if isinstance(dims, (str, bytes)) or not isinstance(dims, Iterable):
+        raise TypeError(
+            f"dims: expected a sequence of integers, got {dims!r} of type {type(dims).__name__}; "
+            "write Nesting((8, 16, 32))"
+        )
+    checked = tuple(_dim(value, f"dims[{g}]") for g, value in enumerate(dims))
+    if not checked:
+        raise ValueError("dims: expected at least one granularity, got none; write Nesting((64,)) for a plain head")
+    for g, (smaller, larger) in enumerate(zip(checked, checked[1:], strict=False), start=1):
+        if larger <= smaller:
+            raise ValueError(
+                f"dims: expected strictly increasing granularities, got dims[{g}] = {larger} after {smaller}; "
+                "sort them and remove repeats"
+            )
+    return checked
+
+
+def _weights(weights: Iterable[float] | None, count: int) -> tuple[float, ...]:
+    if weights is None:
+        return (1.0,) * count
+    if isinstance(weights, (str, bytes)) or not isinstance(weights, Iterable):
+        raise TypeError(
+            f"weights: expected one number per granularity, got {weights!r} of type {type(weights).__name__}; "
+            f"give a sequence of {count} numbers or None"
+        )
+    checked = tuple(_weight(value, g) for g, value in enumerate(weights))
+    if len(checked) != count:
+        raise ValueError(f"weights: expected one per granularity ({count}), got {len(checked)}; match dims")
+    return checked
+
+
+def _weight(value: Any, g: int) -> float:
+    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(
+            f"weights[{g}]: expected a number, got {value!r} of type {type(value).__name__}; write it as a float"
+        )
+    weight = float(value)
+    if not math.isfinite(weight) or weight < 0:
+        raise ValueError(
+            f"weights[{g}]: expected a finite non-negative number, got {weight}; use 0.0 to leave a granularity out"
+        )
+    return weight

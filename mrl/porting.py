@@ -1,0 +1,152 @@
+"""From one framework to another: arrays, trees of arrays, and heads made from a seed."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import checks
+from .dispatch import backend_named, backend_of, known_backends
+from .heads import Head, NestedHead, TiedHead
+from .nesting import Nesting
+
+
+class BackendInfo(NamedTuple):
+    """One usable backend: its name, the version of its framework, and the devices it sees."""
+
+    name: str
+    version: str
+    devices: tuple[str, ...]
+
+
+def available_backends() -> tuple[BackendInfo, ...]:
+    """The backends that can be used here, with their versions and devices.
+
+    Asks each framework for its devices, and so imports every one that is installed. A framework that is
+    not installed is left out; one that is installed and fails to import raises.
+
+    Returns:
+        One :class:`BackendInfo` per backend, NumPy first.
+
+    Raises:
+        ImportError: a plug-in is broken; the message names its distribution.
+
+    Example:
+        >>> import mrl
+        >>> mrl.available_backends()[0].name
+        'numpy'
+    """
+    found = []
+    for name in known_backends():
+        try:
+            backend = backend_named(name)
+        except ImportError as error:
+            if isinstance(error.__cause__, ModuleNotFoundError) and error.__cause__.name == name:
+                continue
+            raise
+        found.append(BackendInfo(name, getattr(sys.modules[name], "__version__", "unknown"), backend.devices()))
+    return tuple(found)
+
+
+def convert(tree: Any, backend: str, *, device: Any = None) -> Any:
+    """Every array of a tree, as an array of another framework with the same values and dtype.
+
+    Heads, tuples, named tuples, lists and mappings keep their structure; ``None``, numbers and strings pass
+    through. Memory is shared where both frameworks can (DLPack), so treat the original as handed over:
+    writing to one may change the other. Gradients are not carried.
+
+    Args:
+        tree: arrays, possibly of several frameworks, in any nesting of containers.
+        backend: ``"numpy"``, ``"torch"``, ``"jax"``, ``"tensorflow"`` or a plug-in's name.
+        device: where the arrays shall live, in the target framework's own words; ``None`` keeps a device
+            that both share and else uses the framework's default.
+
+    Raises:
+        TypeError: a leaf that is neither an array nor a plain value, or a traced array.
+        ValueError: an unknown backend.
+        ImportError: the backend is not installed.
+
+    Example:
+        >>> import mrl, numpy as np
+        >>> mrl.convert({"head": mrl.TiedHead(np.ones((2, 3)))}, "numpy")["head"].weight.shape
+        (2, 3)
+    """
+    target = backend_named(backend)
+
+    def move(leaf: Any, path: str) -> Any:
+        if leaf is None or isinstance(leaf, (bool, int, float, complex, str, bytes)):
+            return leaf
+        if isinstance(leaf, tuple) and hasattr(leaf, "_fields"):
+            return type(leaf)(*(move(v, f"{path}.{k}") for k, v in zip(leaf._fields, leaf, strict=True)))
+        if isinstance(leaf, (tuple, list)):
+            return type(leaf)(move(value, f"{path}[{i}]") for i, value in enumerate(leaf))
+        if isinstance(leaf, Mapping):
+            return {key: move(value, f"{path}[{key!r}]") for key, value in leaf.items()}
+        source = backend_of({path: leaf})
+        if source is target and device is None:
+            return leaf
+        return target.from_numpy(leaf if source is target else source.to_numpy(leaf, blocking=True), dtype=None, device=device)
+
+    return move(tree, "tree")
+
+
+def init_head(
+    nesting: Nesting,
+    classes: int,
+    *,
+    tied: bool,
+    backend: str,
+    seed: int,
+    dtype: str = "float32",
+    device: Any = None,
+) -> Head:
+    """A new head, the same numbers in every framework.
+
+    Each matrix of width ``m`` and its bias are drawn evenly from ``[-1/sqrt(m), 1/sqrt(m)]``, as a fresh
+    ``torch.nn.Linear(m, classes)`` is; the draw is NumPy's, from ``seed``.
+
+    Args:
+        nesting: the granularities, ``m_1 ... m_G``.
+        classes: ``C``, at least 1.
+        tied: a :class:`TiedHead` of one ``(C, m_G)`` matrix, else a :class:`NestedHead`.
+        backend: the framework of the arrays.
+        seed: a non-negative integer.
+        dtype: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``.
+        device: where the arrays live, in the framework's own words; ``None`` for its default.
+
+    Raises:
+        TypeError: an argument of a wrong kind.
+        ValueError: no classes, a negative seed, an unknown backend or dtype.
+        ImportError: the backend is not installed.
+
+    Example:
+        >>> import mrl
+        >>> head = mrl.init_head(mrl.Nesting((8, 16)), 10, tied=True, backend="numpy", seed=0)
+        >>> head.weight.shape, head.weight.dtype.name
+        ((10, 16), 'float32')
+    """
+    checks.check_nesting(nesting)
+    classes = checks.check_integer("classes", classes, at_least=1)
+    seed = checks.check_integer("seed", seed, at_least=0)
+    checks.check_flag("tied", tied)
+    if dtype not in checks.FLOATING:
+        raise ValueError(f"dtype: expected one of {checks.FLOATING}, got {dtype!r}; name it as a string")
+    target = backend_named(backend)
+    rng = np.random.default_rng(seed)
+
+    def linear(width: int) -> tuple[Any, Any]:
+        bound = 1 / math.sqrt(width)
+        weight, bias = rng.uniform(-bound, bound, (classes, width)), rng.uniform(-bound, bound, classes)
+        return (
+            target.from_numpy(weight, dtype=dtype, device=device),
+            target.from_numpy(bias, dtype=dtype, device=device),
+        )
+
+    if tied:
+        return TiedHead(*linear(nesting.width))
+    weights, biases = zip(*(linear(dim) for dim in nesting.dims), strict=True)
+    return NestedHead(weights, biases)

@@ -1,0 +1,65 @@
+"""What a backend provides. Checks, defaults and documentation live above it, once for all backends."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from .heads import Array, Head, NestedLoss
+from .nesting import Nesting
+
+KERNELS = (
+    "truncate",
+    "nested_logits",
+    "nested_cross_entropy",
+    "from_numpy",
+    "to_numpy",
+    "devices",
+)
+"""The names that every backend exports."""
+
+
+class Backend(Protocol):
+    """A module (or any object) with these functions.
+
+    A backend never validates, has no defaults and reads no globals: what reaches it has been checked, but
+    for values that cannot be seen without waiting for a device. Products accumulate in float32 or wider;
+    logits and losses are float32 for half-precision inputs; gradients have the input's dtype. The values
+    are those of :mod:`mrl.spec`, within the bounds of :mod:`mrl.testing.bounds`.
+    """
+
+    def truncate(self, z: Array, dim: int, *, normalize: bool) -> Array:
+        """:func:`mrl.spec.truncate` in the dtype of ``z``, differentiable."""
+
+    def nested_logits(self, z: Array, head: Head, nesting: Nesting) -> Array:
+        """:func:`mrl.spec.nested_logits`, differentiable any number of times."""
+
+    def nested_cross_entropy(
+        self,
+        z: Array,
+        head: Head,
+        labels: Array,
+        nesting: Nesting,
+        *,
+        label_smoothing: float,
+        ignore_index: int | None,
+        reduction: str,
+        fused: bool,
+        chunk_rows: int | None,
+    ) -> NestedLoss:
+        """:func:`mrl.spec.nested_cross_entropy`.
+
+        Labels out of range that nobody could see give NaN. ``fused=True`` may refuse a second derivative,
+        with an error that names ``fused=False``; it must never give a wrong one.
+        """
+
+    def from_numpy(self, array: Any, *, dtype: str | None, device: Any) -> Array:
+        """An array of this backend from a NumPy one, or from any that speaks DLPack, without a copy if it can."""
+
+    def to_numpy(self, array: Array, *, blocking: bool) -> Any:
+        """The values as NumPy, without a copy if it can.
+
+        With ``blocking=False``, ``None`` where they cannot be seen at once: traced or on an accelerator.
+        """
+
+    def devices(self) -> tuple[str, ...]:
+        """The devices this backend sees, by the names that ``device=`` takes."""

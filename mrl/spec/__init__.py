@@ -1,0 +1,23 @@
+"""The executable specification: values and gradients in float64, written naively, level by level.
+
+Every backend is compared with these functions. They take NumPy arrays, compute in float64, slice
+``z[..., :m]`` from the raw granularities and never use :attr:`mrl.Nesting.blocks`, so that a mistake in the
+planning of the fast kernels cannot hide here. Gradients are written out by hand and are themselves checked
+against central differences.
+
+``<op>_vjp(..., upstream)`` gives the vector-Jacobian product of ``<op>``: the gradient of
+``sum(upstream * op(...))``.
+"""
+
+from .cross_entropy import nested_cross_entropy, nested_cross_entropy_vjp
+from .logits import nested_logits, nested_logits_vjp
+from .truncate import truncate, truncate_vjp
+
+__all__ = [
+    "nested_cross_entropy",
+    "nested_cross_entropy_vjp",
+    "nested_logits",
+    "nested_logits_vjp",
+    "truncate",
+    "truncate_vjp",
+]
