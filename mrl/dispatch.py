@@ -14,7 +14,7 @@ GROUP = "mrl.backends"
 
 BUILTIN = ("numpy", "torch", "jax", "tensorflow")
 
-_ROOTS = {"numpy": "numpy", "torch": "torch", "jax": "jax", "jaxlib": "jax", "tensorflow": "tensorflow"}
+ROOTS = {"numpy": "numpy", "torch": "torch", "jax": "jax", "jaxlib": "jax", "tensorflow": "tensorflow"}
 _BY_TYPE: dict[type, Backend] = {}  # a memo of a pure function of the type, never configuration
 
 
@@ -80,8 +80,8 @@ def _remember(name: str, array: Any) -> Backend:
 def _find(kind: type) -> Backend | None:
     for base in kind.__mro__:
         root = base.__module__.partition(".")[0]
-        if root in _ROOTS:
-            return _load_builtin(_ROOTS[root])
+        if root in ROOTS:
+            return _load_builtin(ROOTS[root])
         entry = None if root == "builtins" else _plug_ins().get(root)
         if entry is not None:
             return _load_plug_in(entry)

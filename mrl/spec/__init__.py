@@ -11,9 +11,10 @@ against central differences.
 
 from .cross_entropy import nested_cross_entropy, nested_cross_entropy_vjp
 from .logits import nested_logits, nested_logits_vjp
-from .truncate import truncate, truncate_vjp
+from .truncate import SMALLEST_NORM, truncate, truncate_vjp
 
 __all__ = [
+    "SMALLEST_NORM",
     "nested_cross_entropy",
     "nested_cross_entropy_vjp",
     "nested_logits",

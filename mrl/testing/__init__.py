@@ -1,0 +1,32 @@
+"""The conformance kit: proves a backend, or a loss of your own, equal to the specification.
+
+Needs Hypothesis (``pip install 'mrl[testing]'``). :func:`check_backend` proves a backend, built-in or plug-in;
+:func:`check_loss` proves a loss that you wrote, in any framework, or gives the smallest counter-example.
+Underneath, and public too: :mod:`~mrl.testing.strategies` (problems to draw), :mod:`~mrl.testing.bounds`
+(forward error bounds), :mod:`~mrl.testing.cases`, :mod:`~mrl.testing.mutants` and
+:mod:`~mrl.testing.drivers` (how each framework runs and differentiates a function).
+"""
+
+from . import bounds, cases, drivers, mutants, problems, strategies
+from .cases import CASES, Case
+from .losses import check_loss
+from .mutants import Mutant
+from .problems import Layout, Problem
+from .runners import Row, check_backend
+
+__all__ = [
+    "CASES",
+    "Case",
+    "Layout",
+    "Mutant",
+    "Problem",
+    "Row",
+    "bounds",
+    "cases",
+    "check_backend",
+    "check_loss",
+    "drivers",
+    "mutants",
+    "problems",
+    "strategies",
+]

@@ -1,0 +1,140 @@
+"""The cases of the proof: what is called, and what the specification says it must give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from .. import losses
+from ..nesting import Nesting
+from . import bounds
+from .bounds import Bounded
+from .mutants import CROSS_ENTROPY, LOGITS, TRUNCATE, Mutant
+from .problems import Layout, Problem, head_from, head_leaves
+from .strategies import TRACED_LAYOUTS, layouts, problems
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operation under proof.
+
+    ``function(layout)`` gives what a driver runs, ``expected(problem)`` the values and bounds of its outputs
+    and then of its gradients, in order; the first output is differentiated. ``narrow`` outputs come back in
+    the dtype of ``z`` and not in that of accumulation.
+    """
+
+    name: str
+    function: Callable[[Layout], Any]
+    expected: Callable[[Problem], Bounded]
+    mutants: tuple[Mutant, ...]
+    upstream: str
+    options: tuple[str, ...] = ()
+    head: bool = True
+    constants: Callable[[Problem], list[Any]] = lambda problem: []
+    narrow: bool = False
+    seen: Callable[[Problem], Problem] = lambda problem: problem  # what the case uses of a drawn problem
+    layouts: st.SearchStrategy[Layout] | None = None
+    gradients: bool = True
+    dtypes_checked: bool = True
+
+    def problems(self, dtype: str, *, traced: bool) -> st.SearchStrategy[Problem]:
+        """The problems of this case; those of traced code have layouts from a small pool."""
+        drawn = self.layouts
+        if drawn is None:
+            drawn = st.sampled_from(TRACED_LAYOUTS) if traced else layouts(options=self.options)
+        return problems(drawn, dtype, self.upstream).map(self.seen)
+
+    def arrays(self, problem: Problem) -> list[Any]:
+        """What is differentiated: the embeddings, then the arrays of the head."""
+        return [problem.z, *head_leaves(problem.head)] if self.head else [problem.z]
+
+
+def _truncate(normalize: bool) -> Case:
+    def function(layout: Layout) -> Any:
+        def run(arrays: list[Any], constants: list[Any]) -> Sequence[Any]:
+            return [losses.truncate(arrays[0], layout.nesting.dims[0], normalize=normalize)]
+
+        return run
+
+    def prefix_upstream(problem: Problem) -> Problem:
+        return Problem(**{**vars(problem), "upstream": problem.upstream[..., : problem.layout.nesting.dims[0]]})
+
+    def expected(problem: Problem) -> Bounded:
+        return bounds.truncate(problem, problem.upstream.shape[-1], normalize=normalize)
+
+    name = "truncate" if normalize else "truncate[normalize=False]"
+    mutants = TRUNCATE if normalize else TRUNCATE[:1]
+    return Case(name, function, expected, mutants, "embedding", ("leading",), head=False, narrow=True, seen=prefix_upstream)
+
+
+def _nested_logits() -> Case:
+    def function(layout: Layout) -> Any:
+        def run(arrays: list[Any], constants: list[Any]) -> Sequence[Any]:
+            z, *leaves = arrays
+            return [losses.nested_logits(z, head_from(layout, leaves), layout.nesting)]
+
+        return run
+
+    return Case("nested_logits", function, bounds.nested_logits, LOGITS, "logits", ("leading",))
+
+
+def _nested_cross_entropy(fused: bool) -> Case:
+    def function(layout: Layout) -> Any:
+        def run(arrays: list[Any], constants: list[Any]) -> Sequence[Any]:
+            z, *leaves = arrays
+            return losses.nested_cross_entropy(
+                z,
+                head_from(layout, leaves),
+                constants[0],
+                layout.nesting,
+                label_smoothing=layout.label_smoothing,
+                ignore_index=layout.ignore_index,
+                reduction=layout.reduction,
+                fused=fused,
+                chunk_rows=layout.chunk_rows,
+            )
+
+        return run
+
+    return Case(
+        "nested_cross_entropy" if fused else "nested_cross_entropy[fused=False]",
+        function,
+        bounds.nested_cross_entropy,
+        CROSS_ENTROPY,
+        "loss",
+        ("label_smoothing", "ignore_index", "reduction", "leading", "chunk_rows"),
+        constants=lambda problem: [problem.labels],
+    )
+
+
+def _nested() -> Case:
+    """``nested`` around the product of a prefix's first and last entries, which any array can compute."""
+
+    def function(layout: Layout) -> Any:
+        def run(arrays: list[Any], constants: list[Any]) -> Sequence[Any]:
+            return [losses.nested(lambda x: x[..., 0] * x[..., -1], layout.nesting, normalize=True)(arrays[0])]
+
+        return run
+
+    def only_embeddings(problem: Problem) -> Problem:
+        return Problem(**{**vars(problem), "upstream": problem.upstream[..., 0]})
+
+    return Case(
+        "nested", function, bounds.nested_ends, TRUNCATE[:2], "embedding", ("leading",), head=False, narrow=True,
+        seen=only_embeddings,
+    )
+
+
+CASES: tuple[Case, ...] = (
+    _truncate(True),
+    _truncate(False),
+    _nested(),
+    _nested_logits(),
+    _nested_cross_entropy(True),
+    _nested_cross_entropy(False),
+)
+"""Every operation that the kit proves."""

@@ -1,0 +1,247 @@
+"""How each framework runs a function and takes its gradient: eagerly, and in its traced modes.
+
+A driver is given ``function(arrays, constants) -> outputs``, differentiates ``sum(upstream * outputs[0])`` for
+the arrays, and hands everything back as float64 NumPy, after checking the dtypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ..checks import dtype_name
+from ..dispatch import BUILTIN, backend_named
+from .problems import Float
+
+Function = Callable[[list[Any], list[Any]], Sequence[Any]]
+
+
+class Result(NamedTuple):
+    """What one run gave: ``gradients`` is ``None`` where the backend has no automatic differentiation."""
+
+    outputs: list[Float]
+    gradients: list[Float] | None
+    output_dtypes: list[str]
+    gradient_dtypes: list[str]
+
+
+class Driver(Protocol):
+    """One framework's way of running a function."""
+
+    name: str
+    modes: tuple[str, ...]
+    dtypes: tuple[str, ...]
+
+    def run(
+        self,
+        mode: str,
+        key: Any,
+        function: Function,
+        arrays: list[Float],
+        constants: list[np.ndarray],
+        upstream: Float,
+        dtype: str,
+        device: Any,
+    ) -> Result:
+        """Run ``function`` in ``mode``; calls with an equal ``key`` may share one traced function."""
+
+
+def driver_of(name: str) -> Driver:
+    """The driver of a backend; a plug-in gets one that runs it eagerly and looks at values only."""
+    if name in BUILTIN:
+        backend_named(name)  # says what to install where the framework is missing
+    return {"torch": TorchDriver, "jax": JaxDriver, "tensorflow": TensorFlowDriver}.get(name, lambda: ValueDriver(name))()
+
+
+class ValueDriver:
+    """Runs eagerly and takes no gradient: NumPy, and plug-ins."""
+
+    modes = ("eager",)
+    dtypes = ("float16", "float32", "float64")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._backend = backend_named(name)
+
+    def run(
+        self,
+        mode: str,
+        key: Any,
+        function: Function,
+        arrays: list[Float],
+        constants: list[np.ndarray],
+        upstream: Float,
+        dtype: str,
+        device: Any,
+    ) -> Result:
+        make = self._backend.from_numpy
+        outputs = function(
+            [make(x, dtype=dtype, device=device) for x in arrays], [make(x, dtype=None, device=device) for x in constants]
+        )
+        values = [np.asarray(self._backend.to_numpy(x, blocking=True), np.float64) for x in outputs]
+        return Result(values, None, [dtype_name(x) for x in outputs], [])
+
+
+class TorchDriver:
+    """PyTorch: ``eager``, and ``compile`` as one graph (captured and differentiated, without code generation)."""
+
+    name = "torch"
+    modes = ("eager", "compile")
+    dtypes = ("float16", "bfloat16", "float32", "float64")
+
+    def __init__(self) -> None:
+        self._compiled: dict[Any, Any] = {}
+
+    def run(
+        self,
+        mode: str,
+        key: Any,
+        function: Function,
+        arrays: list[Float],
+        constants: list[np.ndarray],
+        upstream: Float,
+        dtype: str,
+        device: Any,
+    ) -> Result:
+        import torch
+
+        def tensor(x: np.ndarray, kind: Any) -> Any:
+            return torch.tensor(x, dtype=kind, device=device)
+
+        inputs = [tensor(x, getattr(torch, dtype)).requires_grad_() for x in arrays]
+        labels = [tensor(x, None) for x in constants]
+        if mode == "compile":
+            if key not in self._compiled:
+                # Every layout is traced on its own: as shapes of one function they would pass torch's recompile limit.
+                torch.compiler.reset()
+                self._compiled[key] = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=False)
+            function = self._compiled[key]
+        outputs = function(inputs, labels)
+        head = outputs[0]
+        gradients = torch.autograd.grad(
+            head, inputs, tensor(upstream, head.dtype), allow_unused=True, materialize_grads=True
+        )
+        return Result(
+            [x.detach().double().cpu().numpy() for x in outputs],
+            [x.double().cpu().numpy() for x in gradients],
+            [dtype_name(x) for x in outputs],
+            [dtype_name(x) for x in gradients],
+        )
+
+
+class JaxDriver:
+    """JAX: ``eager`` and ``jit``; float64 needs x64."""
+
+    name = "jax"
+    modes = ("eager", "jit")
+
+    def __init__(self) -> None:
+        self._jitted: dict[Any, Any] = {}
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        import jax
+
+        wide = ("float64",) if jax.config.jax_enable_x64 else ()
+        return ("float16", "bfloat16", "float32", *wide)
+
+    def run(
+        self,
+        mode: str,
+        key: Any,
+        function: Function,
+        arrays: list[Float],
+        constants: list[np.ndarray],
+        upstream: Float,
+        dtype: str,
+        device: Any,
+    ) -> Result:
+        import jax
+        import jax.numpy as jnp
+
+        make = backend_named("jax").from_numpy
+        inputs = [make(np.asarray(jnp.asarray(x, dtype)), dtype=dtype, device=device) for x in arrays]
+        labels = [make(x.astype(np.int32), dtype=None, device=device) for x in constants]
+
+        def objective(inputs: Any, labels: Any, upstream: Any) -> Any:
+            outputs = tuple(function(inputs, labels))
+            return jnp.sum(outputs[0] * upstream.astype(outputs[0].dtype)), outputs
+
+        run = jax.value_and_grad(objective, has_aux=True)
+        if mode == "jit":
+            run = self._jitted.setdefault((key, dtype), jax.jit(run))
+        (_, outputs), gradients = run(inputs, labels, jnp.asarray(upstream, dtype))
+        return Result(
+            [np.asarray(x).astype(np.float64) for x in outputs],
+            [np.asarray(x).astype(np.float64) for x in gradients],
+            [dtype_name(x) for x in outputs],
+            [dtype_name(x) for x in gradients],
+        )
+
+
+class TensorFlowDriver:
+    """TensorFlow: ``eager``, ``graph`` with an unknown batch size, and ``xla``."""
+
+    name = "tensorflow"
+    modes = ("eager", "graph", "xla")
+    dtypes = ("float16", "bfloat16", "float32", "float64")
+
+    def __init__(self) -> None:
+        self._traced: dict[Any, Any] = {}
+
+    def run(
+        self,
+        mode: str,
+        key: Any,
+        function: Function,
+        arrays: list[Float],
+        constants: list[np.ndarray],
+        upstream: Float,
+        dtype: str,
+        device: Any,
+    ) -> Result:
+        import tensorflow as tf
+
+        def objective(inputs: Any, labels: Any, upstream: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                outputs = tuple(function(inputs, labels))
+                scalar = tf.reduce_sum(outputs[0] * tf.cast(upstream, outputs[0].dtype))
+            gradients = tape.gradient(scalar, inputs, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            return outputs, gradients
+
+        with tf.device(device):
+            inputs = [tf.cast(tf.constant(x), dtype) for x in arrays]
+            labels = [tf.constant(x) for x in constants]
+            up = tf.cast(tf.constant(upstream), dtype)
+            run: Any = objective
+            if mode != "eager":
+                run = self._traced.get((key, dtype, mode))
+            if run is None:
+                run = tf.function(objective, jit_compile=mode == "xla", input_signature=_signature(inputs, labels, up))
+                self._traced[key, dtype, mode] = run
+            outputs, gradients = run(inputs, labels, up)
+        return Result(
+            [tf.cast(x, tf.float64).numpy() for x in outputs],
+            [tf.cast(x, tf.float64).numpy() for x in gradients],
+            [dtype_name(x) for x in outputs],
+            [dtype_name(x) for x in gradients],
+        )
+
+
+def _signature(inputs: list[Any], labels: list[Any], upstream: Any) -> Any:
+    """The embeddings come first: their leading axes, and those of the labels, are left unknown."""
+    import tensorflow as tf
+
+    z, *leaves = inputs
+    unknown = [None] * (z.shape.rank - 1)
+    return (
+        [tf.TensorSpec([*unknown, z.shape[-1]], z.dtype), *(tf.TensorSpec(x.shape, x.dtype) for x in leaves)],
+        [
+            tf.TensorSpec([None] * x.shape.rank if x.dtype.is_integer else [*unknown, x.shape[-1]], x.dtype)
+            for x in labels
+        ],
+        tf.TensorSpec([None] * upstream.shape.rank, upstream.dtype),
+    )

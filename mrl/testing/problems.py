@@ -1,0 +1,100 @@
+"""What one example of a proof is made of: a layout, and numbers that the dtype under test holds exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..heads import Head, NestedHead, TiedHead
+from ..nesting import Nesting
+
+Float = NDArray[np.float64]
+
+UNIT_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
+"""``u``: the largest relative error of rounding a number in range to the nearest one of the dtype."""
+
+SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-126, "float32": 2.0**-126, "float64": 2.0**-1022}
+"""What underflow may lose: the spacing of float16's subnormals; elsewhere they may be flushed to zero."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Everything about a problem but its numbers: what a traced function is traced for."""
+
+    nesting: Nesting
+    lead: tuple[int, ...] = (3,)
+    width: int = 0  # D; 0 stands for the nesting's width
+    classes: int = 4
+    tied: bool = True
+    bias: bool = True
+    label_smoothing: float = 0.0
+    ignore_index: int | None = None
+    reduction: str = "mean"
+    chunk_rows: int | None = None
+
+    @property
+    def features(self) -> int:
+        return self.width or self.nesting.width
+
+    @property
+    def rows(self) -> int:
+        return int(np.prod(self.lead, dtype=int))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A layout and its numbers, in float64 but exactly representable in ``dtype``."""
+
+    layout: Layout
+    dtype: str
+    z: Float
+    head: Head
+    labels: NDArray[np.int64]
+    upstream: Float  # the gradient that comes back from above, of the shape of what is differentiated
+    targets: Float | None = None  # embeddings to be near to, for losses without a head
+
+    @property
+    def accumulation(self) -> str:
+        return "float64" if self.dtype == "float64" else "float32"
+
+    def with_layout(self, **changes: Any) -> Problem:
+        return replace(self, layout=replace(self.layout, **changes))
+
+    def with_head(self, head: Head) -> Problem:
+        return replace(self, head=head)
+
+
+def round_to(values: ArrayLike, dtype: str) -> Float:
+    """The nearest numbers of ``dtype``, as float64."""
+    values = np.asarray(values, np.float64)
+    if dtype != "bfloat16":
+        return values.astype(dtype).astype(np.float64)
+    bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
+    bits += 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))  # to nearest, ties to even
+    return np.asarray((bits & np.uint64(0xFFFF0000)).astype(np.uint32).view(np.float32), np.float64)
+
+
+def head_leaves(head: Head) -> list[Float]:
+    """The arrays of a head, weights before biases."""
+    if isinstance(head, TiedHead):
+        return [head.weight] if head.bias is None else [head.weight, head.bias]
+    return [*head.weights, *(head.biases or ())]
+
+
+def head_from(layout: Layout, leaves: list[Any]) -> Head:
+    """The head that :func:`head_leaves` took apart."""
+    if layout.tied:
+        return TiedHead(*leaves)
+    count = len(layout.nesting)
+    return NestedHead(tuple(leaves[:count]), tuple(leaves[count:]) or None)
+
+
+def leaf_shapes(layout: Layout) -> list[tuple[int, ...]]:
+    """The shapes of :func:`head_leaves` for this layout."""
+    if layout.tied:
+        return [(layout.classes, layout.features)] + [(layout.classes,)] * layout.bias
+    count = len(layout.nesting)
+    return [(layout.classes, m) for m in layout.nesting.dims] + [(layout.classes,)] * (layout.bias * count)

@@ -1,0 +1,231 @@
+"""Runs the cases of the proof on a backend, and says what was proved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, given, seed, settings
+
+from .bounds import Bounded
+from .cases import CASES, Case
+from .drivers import Driver, Result, driver_of
+from .mutants import Mutant
+from .problems import Problem
+
+EXTRA_SEARCHES = 8
+TRACED_SHARE = 4  # traced examples cost more and vary less: this part of the examples
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was proved of one operation in one dtype and mode.
+
+    ``worst`` is the largest error as a share of its bound, found in the output ``worst_output``.
+    """
+
+    op: str
+    dtype: str
+    mode: str
+    examples: int
+    worst: float
+    worst_output: str
+    killed: tuple[str, ...]
+    survived: tuple[str, ...]
+
+
+@dataclass
+class Tally:
+    """What one run has seen so far."""
+
+    examples: int = 0
+    worst: float = 0.0
+    worst_output: str = "-"
+    killed: set[str] = field(default_factory=set)
+
+
+def check_backend(
+    name: str,
+    *,
+    device: Any = None,
+    dtypes: Sequence[str] | None = None,
+    modes: Sequence[str] | None = None,
+    ops: Sequence[str] | None = None,
+    examples: int = 50,
+    random_seed: int | None = None,
+) -> list[Row]:
+    """Prove a backend equal to the specification, within forward error bounds.
+
+    For every operation, dtype and mode: draws problems, compares values and gradients with the float64
+    specification (``|x - spec| <= E`` with the bounds ``E`` of :mod:`mrl.testing.bounds`), and checks that
+    every mutant of :mod:`mrl.testing.mutants` breaks a bound. Backends without a driver of their own
+    (NumPy, plug-ins) are checked eagerly and by value.
+
+    Args:
+        name: a built-in backend's name, or a plug-in's.
+        device: where the arrays live, in the framework's words; ``None`` for its default.
+        dtypes: of ``"float16"``, ``"bfloat16"``, ``"float32"``, ``"float64"``; ``None`` for all it has.
+        modes: of the backend's modes (``"eager"``; ``"compile"``; ``"jit"``; ``"graph"``, ``"xla"``);
+            ``None`` for all.
+        ops: names of :data:`mrl.testing.CASES`; ``None`` for all.
+        examples: problems per operation, dtype and eager mode; a quarter of them in traced modes.
+        random_seed: draws the same problems again.
+
+    Returns:
+        One :class:`Row` per operation, dtype and mode.
+
+    Raises:
+        AssertionError: a bound is broken, with the smallest problem found; or a mutant survived.
+        ValueError: an unknown name, dtype, mode or operation.
+        ImportError: the backend cannot be imported.
+
+    Example:
+        >>> import mrl.testing
+        >>> rows = mrl.testing.check_backend("numpy", ops=["truncate"], dtypes=["float32"], examples=20)
+        >>> rows[0].op, rows[0].worst <= 1, rows[0].survived
+        ('truncate', True, ())
+    """
+    driver = driver_of(name)
+    rows = []
+    for case in _chosen("ops", ops, {case.name: case for case in CASES}):
+        for dtype in _chosen("dtypes", dtypes, {dtype: dtype for dtype in driver.dtypes}):
+            for mode in _chosen("modes", modes, {mode: mode for mode in driver.modes}):
+                rows.append(
+                    prove(case, driver, mode, dtype, device=device, examples=examples, random_seed=random_seed)
+                )
+    return rows
+
+
+def prove(
+    case: Case,
+    driver: Driver,
+    mode: str,
+    dtype: str,
+    *,
+    device: Any = None,
+    examples: int = 50,
+    random_seed: int | None = None,
+) -> Row:
+    """Prove one case; :func:`check_backend` does so for all of them."""
+    traced = mode != "eager"
+    if traced:
+        examples = max(12, examples // TRACED_SHARE)
+    # Eager JAX compiles its kernels for every new shape too.
+    pooled = traced or driver.name == "jax"
+    mutants = [mutant for mutant in case.mutants if not (pooled and mutant.retraces)]
+    if driver.name not in ("torch", "jax", "tensorflow"):
+        mutants = [mutant for mutant in mutants if not mutant.name.startswith(("gradient", "another upstream"))]
+    tally = Tally()
+
+    def example(problem: Problem) -> None:
+        expected = case.expected(problem)
+        result = _run(case, driver, mode, problem, device)
+        if not case.gradients:
+            result = result._replace(gradients=None)
+        share, output = compare(expected, result)
+        tally.examples += 1
+        if not share <= 1:
+            raise AssertionError(_report(f"{case.name} on {driver.name} ({mode}, {dtype})", output, share, problem))
+        if case.dtypes_checked:
+            _check_dtypes(case, problem, result)
+        if share > tally.worst:
+            tally.worst, tally.worst_output = share, output
+        for mutant in mutants:
+            if mutant.name not in tally.killed and _dies(mutant, case, driver, mode, problem, expected, device):
+                tally.killed.add(mutant.name)
+
+    strategy = case.problems(dtype, traced=pooled)
+    _search(example, strategy, examples, random_seed)
+    survived = _survivors(mutants, tally)
+    for extra in range(EXTRA_SEARCHES):
+        # Some mistakes show in few problems only; more problems are right to draw before saying that none does.
+        if not survived:
+            break
+        _search(example, strategy, examples, (random_seed or 0) + extra + 1)
+        survived = _survivors(mutants, tally)
+    if survived:
+        raise AssertionError(
+            f"{case.name} on {driver.name} ({mode}, {dtype}): these mutants broke no bound in {tally.examples} "
+            f"examples: {', '.join(survived)}; the proof has no power over them"
+        )
+    return Row(
+        case.name, dtype, mode, tally.examples, tally.worst, tally.worst_output, tuple(sorted(tally.killed)), survived
+    )
+
+
+def _survivors(mutants: list[Mutant], tally: Tally) -> tuple[str, ...]:
+    return tuple(mutant.name for mutant in mutants if mutant.name not in tally.killed)
+
+
+def compare(expected: Bounded, result: Result) -> tuple[float, str]:
+    """The largest error of a result as a share of its bound, and the output where it is."""
+    values = [name for name in expected if not name.startswith("d")]
+    gradients = [name for name in expected if name.startswith("d")]
+    found = [*zip(values, result.outputs), *zip(gradients, result.gradients or ())]
+    worst, where = 0.0, "-"
+    for name, x in found:
+        value, bound = expected[name]
+        if np.shape(x) != np.shape(value):
+            return np.inf, f"{name} (shape {np.shape(x)}, expected {np.shape(value)})"
+        difference = np.abs(x - value)
+        agree = (np.isnan(x) & np.isnan(value)) | (difference == 0)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            shares = np.where(agree, 0.0, difference / bound)
+        share = float(np.max(np.where(np.isnan(shares), np.inf, shares), initial=0.0))
+        if share > worst:
+            worst, where = share, name
+    return worst, where
+
+
+def _run(case: Case, driver: Driver, mode: str, problem: Problem, device: Any) -> Result:
+    layout = problem.layout
+    key = (case.name, layout)
+    return driver.run(
+        mode, key, case.function(layout), case.arrays(problem), case.constants(problem), problem.upstream, problem.dtype, device
+    )
+
+
+def _dies(
+    mutant: Mutant, case: Case, driver: Driver, mode: str, problem: Problem, expected: Bounded, device: Any
+) -> bool:
+    changed = mutant.problem(problem)
+    if changed is None:
+        return False
+    result = mutant.result(_run(case, driver, mode, changed, device), problem)
+    return result is not None and compare(expected, result)[0] > 1
+
+
+def _check_dtypes(case: Case, problem: Problem, result: Result) -> None:
+    wanted = problem.dtype if case.narrow else problem.accumulation
+    if set(result.output_dtypes) != {wanted} or not set(result.gradient_dtypes) <= {problem.dtype}:
+        raise AssertionError(
+            f"{case.name}: expected outputs in {wanted} and gradients in {problem.dtype}, "
+            f"got {result.output_dtypes} and {result.gradient_dtypes}"
+        )
+
+
+def _search(example: Any, strategy: Any, examples: int, random_seed: int | None) -> None:
+    test = given(strategy)(example)
+    test = settings(
+        max_examples=examples, deadline=None, database=None, print_blob=False, suppress_health_check=list(HealthCheck)
+    )(test)
+    if random_seed is not None:
+        test = seed(random_seed)(test)
+    test()
+
+
+def _report(what: str, output: str, share: float, problem: Problem) -> str:
+    with np.printoptions(precision=17, threshold=60):
+        lines = [f"  {name}: {value!r}" for name, value in vars(problem).items() if value is not None]
+    return f"{what}: {output} is {share:.3g} times its error bound away from the specification, for\n" + "\n".join(lines)
+
+
+def _chosen(argument: str, names: Sequence[str] | None, known: dict[str, Any]) -> list[Any]:
+    if names is None:
+        return list(known.values())
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{argument}: expected names of {tuple(known)}, got {name!r}; choose from these")
+    return [known[name] for name in names]

@@ -1,0 +1,96 @@
+"""Hypothesis strategies for problems: small shapes, where bounds are tight and search is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from ..nesting import Nesting
+from .problems import Float, Layout, Problem, head_from, leaf_shapes, round_to
+
+WEIGHTS = (0.5, 1.0, 0.25, 2.0, 0.0, 3.7)
+
+TRACED_LAYOUTS = (
+    Layout(Nesting((2, 5), (1.0, 0.5)), (3,)),
+    Layout(Nesting((1, 2, 4), (0.5, 1.0, 2.0)), (2, 3), 6, 5, label_smoothing=0.1, ignore_index=-100, chunk_rows=4),
+    Layout(Nesting((3, 4), (2.0, 0.3)), (5,), tied=False, reduction="sum", ignore_index=1),
+    Layout(Nesting((2, 3, 7)), (4,), 8, 3, tied=False, bias=False, label_smoothing=0.2, chunk_rows=3),
+    Layout(Nesting((1, 6), (1.5, 1.0)), (2, 2), bias=False, reduction="none", label_smoothing=0.1),
+    Layout(Nesting((4,)), (6,), 4, 6, reduction="none", ignore_index=0, chunk_rows=4),
+)
+"""The pool for traced code: every new layout compiles anew, so these few stand for all options together."""
+
+
+def nestings(max_levels: int = 4, max_width: int = 9) -> st.SearchStrategy[Nesting]:
+    """Nestings of up to ``max_levels`` granularities and ``max_width`` dimensions, with unequal weights."""
+
+    def weighted(dims: Sequence[int]) -> st.SearchStrategy[Nesting]:
+        weights = st.lists(st.sampled_from(WEIGHTS), min_size=len(dims), max_size=len(dims))
+        return st.builds(Nesting, st.just(tuple(dims)), weights.filter(any))
+
+    dims = st.sets(st.integers(1, max_width), min_size=1, max_size=max_levels).map(sorted)
+    return dims.flatmap(weighted)
+
+
+@st.composite
+def layouts(
+    draw: st.DrawFn,
+    *,
+    tied: bool | None = None,
+    bias: bool | None = None,
+    options: Sequence[str] = ("label_smoothing", "ignore_index", "reduction", "leading"),
+) -> Layout:
+    """Layouts of a head, a nesting and the named options."""
+    nesting = draw(nestings())
+    leads: list[tuple[int, ...]] = [(1,), (2,), (3,), (5,)]
+    if "leading" in options:
+        leads += [(), (2, 2), (2, 1, 3), (0,)]
+    return Layout(
+        nesting,
+        draw(st.sampled_from(leads)),
+        nesting.width + draw(st.integers(0, 2)),
+        draw(st.integers(1, 6)),
+        draw(st.booleans()) if tied is None else tied,
+        draw(st.booleans()) if bias is None else bias,
+        draw(st.sampled_from((0.0, 0.1, 0.5, 1.0))) if "label_smoothing" in options else 0.0,
+        draw(st.sampled_from((None, -100, 0, 1))) if "ignore_index" in options else None,
+        draw(st.sampled_from(("mean", "sum", "none"))) if "reduction" in options else "mean",
+        draw(st.sampled_from((None, 1, 2, 3))) if "chunk_rows" in options else None,
+    )
+
+
+@st.composite
+def problems(draw: st.DrawFn, layout: st.SearchStrategy[Layout], dtype: str, upstream: str = "loss") -> Problem:
+    """Numbers for a drawn layout.
+
+    ``upstream`` names the shape of what is differentiated: ``"loss"`` (a scalar, or one per example under
+    ``reduction="none"``), ``"logits"`` ``(G, ..., C)`` or ``"embedding"`` ``(..., D)``.
+    """
+    shape = draw(layout)
+    upstream_shape: tuple[int, ...] = {
+        "loss": shape.lead if shape.reduction == "none" else (),
+        "logits": (len(shape.nesting), *shape.lead, shape.classes),
+        "embedding": (*shape.lead, shape.features),
+    }[upstream]
+    # Plain eighths shrink to a counter-example that one can read; full mantissas make every rounding show.
+    if draw(st.booleans()):
+        rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        scale = draw(st.sampled_from((1.0, 0.1, 4.0)))
+
+        def numbers(size: tuple[int, ...]) -> Float:
+            return round_to(rng.normal(size=size) * scale, dtype)
+    else:
+
+        def numbers(size: tuple[int, ...]) -> Float:
+            return draw(hnp.arrays(np.float64, size, elements=st.integers(-24, 24).map(lambda n: n / 8)))
+
+    z = numbers((*shape.lead, shape.features))
+    head = head_from(shape, [numbers(size) for size in leaf_shapes(shape)])
+    elements = st.integers(0, shape.classes - 1)
+    if shape.ignore_index is not None:
+        elements = elements | st.just(shape.ignore_index)
+    labels = draw(hnp.arrays(np.int64, shape.lead, elements=elements))
+    return Problem(shape, dtype, z, head, labels, numbers(upstream_shape), numbers(z.shape))

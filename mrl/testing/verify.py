@@ -1,0 +1,73 @@
+"""``mrl verify``: the proof as a table."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from ..dispatch import known_backends
+from ..porting import available_backends
+from .cases import CASES
+from .drivers import driver_of
+from .runners import check_backend
+
+
+def verify(
+    *,
+    backends: Sequence[str] | None,
+    device: str | None,
+    dtypes: Sequence[str] | None,
+    examples: int,
+    seed: int | None,
+) -> int:
+    """Print op x dtype x mode -> examples, worst error as a share of its bound, mutants killed.
+
+    Returns:
+        0 where everything holds, 1 where a bound is broken or a mutant survives.
+
+    Raises:
+        ValueError: an unknown backend or dtype, or nothing to prove.
+        ImportError: a backend that was asked for is not installed.
+    """
+    for name in backends or ():
+        if name not in known_backends():
+            raise ValueError(f"--backend: expected one of {known_backends()}, got {name!r}; choose from these")
+    _prepare()
+    failed = False
+    for name in backends or [info.name for info in available_backends()]:
+        driver = driver_of(name)
+        chosen = driver.dtypes if dtypes is None else [dtype for dtype in dtypes if dtype in driver.dtypes]
+        if backends and len(chosen) != len(dtypes or chosen):
+            raise ValueError(f"--dtype: expected dtypes of {name}, {driver.dtypes}, got {dtypes}; leave out the others")
+        print(f"\n{name}" + (f" on {device}" if device else ""))
+        print(f"{'operation':36}{'dtype':10}{'mode':9}{'examples':>9}{'worst error / bound':>21}  mutants killed")
+        for op, dtype, mode in driver_rows(name, chosen):
+            try:
+                (row,) = check_backend(
+                    name, device=device, dtypes=[dtype], modes=[mode], ops=[op], examples=examples, random_seed=seed
+                )
+            except AssertionError as error:
+                failed = True
+                print(f"{op:36}{dtype:10}{mode:9}FAILED\n{error}")
+                continue
+            killed = f"{len(row.killed)} of {len(row.killed) + len(row.survived)}"
+            print(f"{op:36}{dtype:10}{mode:9}{row.examples:9}{row.worst:13.3f} {row.worst_output:>7}  {killed}", flush=True)
+    print("\nNot proved." if failed else "\nProved: every error is within its bound, and every mutant was found out.")
+    return 1 if failed else 0
+
+
+def driver_rows(name: str, dtypes: Sequence[str]) -> list[tuple[str, str, str]]:
+    """The rows of one backend's table: ``(operation, dtype, mode)``."""
+    driver = driver_of(name)
+    return [(case.name, dtype, mode) for case in CASES for dtype in dtypes for mode in driver.modes]
+
+
+def _prepare() -> None:
+    # This is a process of our own: JAX may keep float64, and TensorFlow need not tell of itself.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("JAX_ENABLE_X64", "1")
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.simplefilter("ignore")
