@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from typing import Any
 
@@ -143,7 +142,7 @@ def check_label_smoothing(label_smoothing: float) -> float:
         raise TypeError(
             f"label_smoothing: expected a number in [0, 1], got {type(label_smoothing).__name__}; write a float"
         )
-    if math.isnan(label_smoothing) or not 0 <= label_smoothing <= 1:
+    if not 0 <= label_smoothing <= 1:  # false for NaN too
         raise ValueError(f"label_smoothing: expected a number in [0, 1], got {label_smoothing}; 0.0 turns it off")
     return float(label_smoothing)
 

@@ -15,7 +15,10 @@ GROUP = "mrl.backends"
 BUILTIN = ("numpy", "torch", "jax", "tensorflow")
 
 ROOTS = {"numpy": "numpy", "torch": "torch", "jax": "jax", "jaxlib": "jax", "tensorflow": "tensorflow"}
-_BY_TYPE: dict[type, Backend] = {}  # a memo of a pure function of the type, never configuration
+# Memos of what a type or a name says, never configuration. Names and not modules: a graph that torch.compile traces
+# may have to carry what was written here while it was traced.
+_NAME_OF_TYPE: dict[type, str] = {}
+_LOADED_PLUG_INS: dict[str, Backend] = {}
 
 
 def backend_of(arguments: Mapping[str, Any]) -> Backend:
@@ -27,12 +30,12 @@ def backend_of(arguments: Mapping[str, Any]) -> Backend:
     """
     found = None
     for name, array in arguments.items():
-        backend = _BY_TYPE.get(type(array))
+        backend = _NAME_OF_TYPE.get(type(array))
         if backend is None:
             backend = _remember(name, array)
         if found is None:
             found = backend
-        elif backend is not found:
+        elif backend != found:
             raise TypeError(
                 "arguments: expected arrays of one framework, got "
                 + ", ".join(f"{key}: {_type_name(value)}" for key, value in arguments.items())
@@ -40,7 +43,7 @@ def backend_of(arguments: Mapping[str, Any]) -> Backend:
             )
     if found is None:
         raise TypeError("arguments: expected at least one array, got none; pass the arrays to work on")
-    return found
+    return _load(found)
 
 
 def backend_named(name: str) -> Backend:
@@ -53,12 +56,9 @@ def backend_named(name: str) -> Backend:
     """
     if not isinstance(name, str):
         raise TypeError(f"backend: expected a name such as 'torch', got {name!r}; choose from {known_backends()}")
-    if name in BUILTIN:
-        return _load_builtin(name)
-    entry = _plug_ins().get(name)
-    if entry is None:
+    if name not in known_backends():
         raise ValueError(f"backend: expected one of {known_backends()}, got {name!r}; install a plug-in for others")
-    return _load_plug_in(entry)
+    return _load(name)
 
 
 def known_backends() -> tuple[str, ...]:
@@ -66,26 +66,34 @@ def known_backends() -> tuple[str, ...]:
     return (*BUILTIN, *sorted(set(_plug_ins()) - set(BUILTIN)))
 
 
-def _remember(name: str, array: Any) -> Backend:
+def _remember(name: str, array: Any) -> str:
     backend = _find(type(array))
     if backend is None:
         raise TypeError(
             f"{name}: expected an array of one of {known_backends()}, got {_type_name(array)}; "
             "convert it, for example with numpy.asarray"
         )
-    _BY_TYPE[type(array)] = backend
+    _NAME_OF_TYPE[type(array)] = backend
     return backend
 
 
-def _find(kind: type) -> Backend | None:
+def _find(kind: type) -> str | None:
     for base in kind.__mro__:
         root = base.__module__.partition(".")[0]
         if root in ROOTS:
-            return _load_builtin(ROOTS[root])
-        entry = None if root == "builtins" else _plug_ins().get(root)
-        if entry is not None:
-            return _load_plug_in(entry)
+            return ROOTS[root]
+        if root != "builtins" and root in _plug_ins():
+            return root
     return None
+
+
+def _load(name: str) -> Backend:
+    if name in BUILTIN:
+        return _load_builtin(name)
+    loaded = _LOADED_PLUG_INS.get(name)
+    if loaded is None:
+        loaded = _LOADED_PLUG_INS[name] = _load_plug_in(_plug_ins()[name])
+    return loaded
 
 
 def _load_builtin(name: str) -> Backend:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mrl.heads import Head, TiedHead
 from mrl.nesting import Nesting
@@ -128,20 +129,37 @@ def _reduce(losses: Array, plan: Plan) -> tuple[Array, Array]:
     return sum(weight * level for weight, level in zip(plan.nesting.weights, per_level, strict=True)), per_level
 
 
-@partial(jax.jit, static_argnames=("plan", "needs"))
 def _sweep(
     z: Array, leaves: tuple[Array, ...], labels: Array, rows: Array, plan: Plan, needs: tuple[bool, ...]
 ) -> tuple[Array, tuple[Array | None, ...]]:
     """``rows[i] * CE_g[i]`` as ``(G, N)``, then the gradients that are needed, all in the dtype of ``rows``."""
+    sweep = partial(_sweep_chunks, plan=plan, needs=needs)
+    shardings = [jax.typeof(x).sharding for x in (z, *leaves)]
+    explicit = [sharding.mesh for sharding in shardings if sharding.mesh._any_axis_explicit]
+    if explicit:
+        # Where shardings are part of the types, the compiler still plans the kernel; its results are placed as
+        # its arguments are.
+        placed = [s if s.mesh == explicit[0] else NamedSharding(explicit[0], PartitionSpec()) for s in shardings]
+        per_row = NamedSharding(explicit[0], PartitionSpec(None, placed[0].spec[0] if placed[0].spec else None))
+        wanted = tuple(sharding if needed else None for sharding, needed in zip(placed, needs, strict=True))
+        sweep = jax.sharding.auto_axes(sweep, out_sharding=(per_row, wanted))
+    return sweep(z, leaves, labels, rows)
+
+
+@partial(jax.jit, static_argnames=("plan", "needs"))
+def _sweep_chunks(
+    z: Array, leaves: tuple[Array, ...], labels: Array, rows: Array, *, plan: Plan, needs: tuple[bool, ...]
+) -> tuple[Array, tuple[Array | None, ...]]:
     z, leaves = z.astype(rows.dtype), tuple(leaf.astype(rows.dtype) for leaf in leaves)
     sweep = partial(_sweep_tied if plan.tied else _sweep_untied, leaves=leaves, plan=plan, needs=needs)
     count, chunks = len(z), -(-len(z) // plan.chunk_rows)
     if chunks <= 1:
         losses, dz, dleaves = sweep(z, labels, rows)
         return losses, (dz, *dleaves)
-    # Rows that fill up the last chunk have weight zero.
+    # Rows that fill up have weight zero. Every chunk takes rows from all over the batch, and so from every device
+    # that holds a part of it.
     padded = [jnp.pad(x, ((0, chunks * plan.chunk_rows - count), *((0, 0),) * (x.ndim - 1))) for x in (z, labels, rows)]
-    stacked = tuple(x.reshape(chunks, plan.chunk_rows, *x.shape[1:]) for x in padded)
+    stacked = tuple(jnp.moveaxis(x.reshape(plan.chunk_rows, chunks, *x.shape[1:]), 1, 0) for x in padded)
 
     def step(sums: Any, chunk: Any) -> tuple[Any, Any]:
         losses, dz, dleaves = sweep(*chunk)
@@ -149,8 +167,8 @@ def _sweep(
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(sweep, *(x[0] for x in stacked))[2])
     dleaves, (losses, dz) = jax.lax.scan(step, zeros, stacked)
-    dz = None if dz is None else dz.reshape(-1, z.shape[1])[:count]
-    return jnp.moveaxis(losses, 0, 1).reshape(len(plan.nesting), -1)[:, :count], (dz, *dleaves)
+    dz = None if dz is None else jnp.moveaxis(dz, 0, 1).reshape(-1, z.shape[1])[:count]
+    return jnp.moveaxis(losses, 0, 2).reshape(len(plan.nesting), -1)[:, :count], (dz, *dleaves)
 
 
 def _sweep_tied(

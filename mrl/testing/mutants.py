@@ -107,7 +107,7 @@ def _mean_for_sum(result: Result, problem: Problem) -> Result | None:
 
 
 def _ignored_rows_counted(result: Result, problem: Problem) -> Result | None:
-    if problem.layout.ignore_index is None or problem.layout.reduction != "mean":
+    if problem.layout.ignore_index is None or problem.layout.reduction != "mean" or not problem.labels.size:
         return None
     share = np.mean(problem.labels != problem.layout.ignore_index)
     return result._replace(outputs=[share * result.outputs[0], *result.outputs[1:]])

@@ -1,0 +1,133 @@
+"""The loop over chunks of rows, the products and the element-wise work of the fused nested cross-entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mrl.nesting import Nesting
+
+TILE_BYTES = 8 << 20  # logits of all levels that one pass of element-wise work keeps in a CPU's cache
+NARROWEST = 16  # columns under which a CPU's matrix product falls back to a slow path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed before any value is seen."""
+
+    nesting: Nesting
+    tied: bool
+    label_smoothing: float
+    summed: bool  # the loss is a scalar: its gradient is known while the losses are computed
+    chunk_rows: int
+    needs: tuple[bool, ...]  # which of z and the head's arrays need a gradient
+
+
+def sweep(
+    z: Tensor, leaves: Sequence[Tensor], labels: Tensor, rows: Tensor, plan: Plan, needs: tuple[bool, ...]
+) -> tuple[Tensor, list[Tensor | None]]:
+    """``rows[i] * CE_g[i]`` as ``(G, N)``, then the gradients that are needed, all in the dtype of ``rows``."""
+    wide = rows.dtype
+    z, leaves = z.to(wide), tuple(leaf.to(wide) for leaf in leaves)
+    gradients = [torch.zeros_like(x) if needed else None for x, needed in zip((z, *leaves), needs, strict=True)]
+    losses = z.new_zeros(len(plan.nesting), len(z))
+    work = _sweep_tied if plan.tied else _sweep_untied
+    for start in range(0, len(z), plan.chunk_rows):
+        chunk = slice(start, start + plan.chunk_rows)
+        dz = None if gradients[0] is None else gradients[0][chunk]
+        work(z[chunk], leaves, labels[chunk], rows[chunk], plan, losses[:, chunk], dz, gradients[1:])
+    return losses, gradients
+
+
+def _sweep_tied(
+    z: Tensor,
+    leaves: tuple[Tensor, ...],
+    labels: Tensor,
+    rows: Tensor,
+    plan: Plan,
+    losses: Tensor,
+    dz: Tensor | None,
+    dleaves: list[Tensor | None],
+) -> None:
+    weight, bias = leaves if len(leaves) == 2 else (*leaves, None)
+    dweight, dbias = dleaves if len(dleaves) == 2 else (*dleaves, None)
+    blocks, width = plan.nesting.blocks, plan.nesting.width
+    levels = z.new_empty(len(blocks), len(z), len(weight))
+    before = z.new_zeros(()) if bias is None else bias
+    for (start, stop), level in zip(blocks, levels, strict=True):
+        before = torch.addmm(before, z[:, start:stop], weight[:, start:stop].mT, out=level)
+    backward = any(gradient is not None for gradient in (dz, dweight, dbias))
+    tile = len(z) if z.device.type != "cpu" else max(1, TILE_BYTES // (levels[:, 0].numel() * z.element_size()))
+    for part in (slice(i, i + tile) for i in range(0, len(z), tile)):
+        losses[:, part] = _residuals_(levels[:, part], labels[part], rows[part], plan, plan.nesting.weights, backward)
+    if dbias is not None:
+        dbias += levels[0].sum(0)
+    for (start, stop), suffix in zip(blocks, levels, strict=True):
+        # Columns computed beyond a narrow block are overwritten by the blocks after it, or left out.
+        wider = max(stop, min(start + NARROWEST, width))
+        if dz is not None:
+            torch.mm(suffix, weight[:, start:wider], out=dz[:, start:wider])
+        if dweight is not None and wider == stop:
+            dweight[:, start:stop].addmm_(suffix.mT, z[:, start:stop])
+        elif dweight is not None:
+            dweight[:, start:stop] += (suffix.mT @ z[:, start:wider])[:, : stop - start]
+
+
+def _sweep_untied(
+    z: Tensor,
+    leaves: tuple[Tensor, ...],
+    labels: Tensor,
+    rows: Tensor,
+    plan: Plan,
+    losses: Tensor,
+    dz: Tensor | None,
+    dleaves: list[Tensor | None],
+) -> None:
+    count = len(plan.nesting)
+    biases = leaves[count:] or (None,) * count
+    dbiases = dleaves[count:] or [None] * count
+    level = z.new_empty(1, len(z), len(leaves[0]))
+    for g, m in enumerate(plan.nesting.dims):
+        before = z.new_zeros(()) if biases[g] is None else biases[g]
+        torch.addmm(before, z[:, :m], leaves[g].mT, out=level[0])
+        backward = any(gradient is not None for gradient in (dz, dleaves[g], dbiases[g]))
+        losses[g] = _residuals_(level, labels, rows, plan, plan.nesting.weights[g : g + 1], backward)[0]
+        if dz is not None:
+            dz[:, :m].addmm_(level[0], leaves[g])
+        if dleaves[g] is not None:
+            dleaves[g].addmm_(level[0].mT, z[:, :m])
+        if dbiases[g] is not None:
+            dbiases[g] += level[0].sum(0)
+
+
+def _residuals_(
+    levels: Tensor, labels: Tensor, rows: Tensor, plan: Plan, weights: tuple[float, ...], backward: bool
+) -> Tensor:
+    """The losses of ``levels`` (K, n, C); in place, its logits become the suffix sums ``S_g`` of their gradients."""
+    smoothing, classes = plan.label_smoothing, levels.shape[-1]
+    index = labels.unsqueeze(-1)
+    largest = levels.amax(-1)
+    picked = levels.gather(-1, index.expand(len(levels), -1, 1)).squeeze(-1)
+    if smoothing:
+        picked = (1 - smoothing) * picked + smoothing * levels.mean(-1)
+    peaks = torch.empty_like(largest)
+    p = torch.empty_like(levels[0])
+    hit = p.new_full(index.shape, smoothing - 1)
+    for g in reversed(range(len(levels))):
+        torch.softmax(levels[g], -1, out=p)
+        torch.amax(p, -1, out=peaks[g])
+        if not backward:
+            continue
+        p.scatter_add_(1, index, hit)
+        if smoothing:
+            p -= smoothing / classes
+        scale = (weights[g] * rows).unsqueeze(-1)
+        if g == len(levels) - 1:
+            torch.mul(p, scale, out=levels[g])
+        else:
+            torch.addcmul(levels[g + 1], p, scale, out=levels[g])
+    # The largest probability is exp(largest - lse), so that no second pass over the logits is needed for lse.
+    return (largest - peaks.log_() - picked) * rows
