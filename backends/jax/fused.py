@@ -1,4 +1,4 @@
-"""The nested cross-entropy and its gradient, a chunk of rows at a time.
+"""The nested cross-entropy whose gradient is computed along with it, a chunk of rows at a time.
 
 Computes what ``losses.nested_cross_entropy(fused=False)`` and its backward pass compute, without allocating
 ``(G, rows, C)``. With block g the columns ``m_{g-1}:m_g``, ``R_g`` the gradient of ``logits_g`` and
@@ -10,28 +10,17 @@ Computes what ``losses.nested_cross_entropy(fused=False)`` and its backward pass
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
 
 from mrl.heads import Head, TiedHead
 from mrl.nesting import Nesting
 from mrl.planning import plan_chunk_rows
 
-from .arrays import product
-
-
-class Plan(NamedTuple):
-    """What is fixed before any value is seen."""
-
-    nesting: Nesting
-    tied: bool
-    label_smoothing: float
-    summed: bool  # the loss is a scalar: its gradient is known while the losses are computed
-    chunk_rows: int
+from .sweep import Plan, sweep
 
 
 def fused_cross_entropy(
@@ -73,7 +62,7 @@ def fused_cross_entropy(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _fused(plan: Plan, z: Array, leaves: tuple[Array, ...], labels: Array, rows: Array) -> tuple[Array, Array]:
-    losses, _ = _sweep(z, leaves, labels, rows, plan, (False,) * (1 + len(leaves)))
+    losses, _ = sweep(z, leaves, labels, rows, plan, (False,) * (1 + len(leaves)))
     return _reduce(losses, plan)
 
 
@@ -81,10 +70,10 @@ def _forward(plan: Plan, z: Any, leaves: Any, labels: Any, rows: Any) -> tuple[t
     needs = tuple(x.perturbed for x in (z, *leaves))
     z, leaves, labels, rows = z.value, tuple(leaf.value for leaf in leaves), labels.value, rows.value
     if not plan.summed:
-        losses, _ = _sweep(z, leaves, labels, rows, plan, (False,) * len(needs))
+        losses, _ = sweep(z, leaves, labels, rows, plan, (False,) * len(needs))
         return _reduce(losses, plan), (needs, z, leaves, labels, rows)
     # A scalar loss has its gradient computed here, up to the factor that comes back from above it.
-    losses, gradients = _sweep(z, leaves, labels, rows, plan, needs)
+    losses, gradients = sweep(z, leaves, labels, rows, plan, needs)
     dtypes = tuple(jnp.zeros((0,), x.dtype) for x in (z, *leaves))
     return _reduce(losses, plan), (_differentiable_once(gradients), dtypes)
 
@@ -98,7 +87,7 @@ def _backward(plan: Plan, residuals: Any, upstream: tuple[Any, Any]) -> tuple[An
     else:
         needs, *likes, labels, rows = residuals
         likes = (likes[0], *likes[1])
-        _, gradients = _sweep(likes[0], likes[1:], labels, rows * total, plan, needs)
+        _, gradients = sweep(likes[0], likes[1:], labels, rows * total, plan, needs)
         gradients = _differentiable_once(gradients)
     dz, *dleaves = (None if g is None else g.astype(x.dtype) for g, x in zip(gradients, likes, strict=True))
     return dz, tuple(dleaves), None, None
@@ -127,108 +116,3 @@ def _refuse(asked: str, cause: Exception | None) -> NoReturn:
 def _reduce(losses: Array, plan: Plan) -> tuple[Array, Array]:
     per_level = losses.sum(1) if plan.summed else losses
     return sum(weight * level for weight, level in zip(plan.nesting.weights, per_level, strict=True)), per_level
-
-
-def _sweep(
-    z: Array, leaves: tuple[Array, ...], labels: Array, rows: Array, plan: Plan, needs: tuple[bool, ...]
-) -> tuple[Array, tuple[Array | None, ...]]:
-    """``rows[i] * CE_g[i]`` as ``(G, N)``, then the gradients that are needed, all in the dtype of ``rows``."""
-    sweep = partial(_sweep_chunks, plan=plan, needs=needs)
-    shardings = [jax.typeof(x).sharding for x in (z, *leaves)]
-    explicit = [sharding.mesh for sharding in shardings if sharding.mesh._any_axis_explicit]
-    if explicit:
-        # Where shardings are part of the types, the compiler still plans the kernel; its results are placed as
-        # its arguments are.
-        placed = [s if s.mesh == explicit[0] else NamedSharding(explicit[0], PartitionSpec()) for s in shardings]
-        per_row = NamedSharding(explicit[0], PartitionSpec(None, placed[0].spec[0] if placed[0].spec else None))
-        wanted = tuple(sharding if needed else None for sharding, needed in zip(placed, needs, strict=True))
-        sweep = jax.sharding.auto_axes(sweep, out_sharding=(per_row, wanted))
-    return sweep(z, leaves, labels, rows)
-
-
-@partial(jax.jit, static_argnames=("plan", "needs"))
-def _sweep_chunks(
-    z: Array, leaves: tuple[Array, ...], labels: Array, rows: Array, *, plan: Plan, needs: tuple[bool, ...]
-) -> tuple[Array, tuple[Array | None, ...]]:
-    z, leaves = z.astype(rows.dtype), tuple(leaf.astype(rows.dtype) for leaf in leaves)
-    sweep = partial(_sweep_tied if plan.tied else _sweep_untied, leaves=leaves, plan=plan, needs=needs)
-    count, chunks = len(z), -(-len(z) // plan.chunk_rows)
-    if chunks <= 1:
-        losses, dz, dleaves = sweep(z, labels, rows)
-        return losses, (dz, *dleaves)
-    # Rows that fill up have weight zero. Every chunk takes rows from all over the batch, and so from every device
-    # that holds a part of it.
-    padded = [jnp.pad(x, ((0, chunks * plan.chunk_rows - count), *((0, 0),) * (x.ndim - 1))) for x in (z, labels, rows)]
-    stacked = tuple(jnp.moveaxis(x.reshape(plan.chunk_rows, chunks, *x.shape[1:]), 1, 0) for x in padded)
-
-    def step(sums: Any, chunk: Any) -> tuple[Any, Any]:
-        losses, dz, dleaves = sweep(*chunk)
-        return jax.tree.map(jnp.add, sums, dleaves), (losses, dz)
-
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(sweep, *(x[0] for x in stacked))[2])
-    dleaves, (losses, dz) = jax.lax.scan(step, zeros, stacked)
-    dz = None if dz is None else jnp.moveaxis(dz, 0, 1).reshape(-1, z.shape[1])[:count]
-    return jnp.moveaxis(losses, 0, 2).reshape(len(plan.nesting), -1)[:, :count], (dz, *dleaves)
-
-
-def _sweep_tied(
-    z: Array, labels: Array, rows: Array, *, leaves: tuple[Array, ...], plan: Plan, needs: tuple[bool, ...]
-) -> tuple[Array, Array | None, tuple[Array | None, ...]]:
-    weight, bias = leaves if len(leaves) == 2 else (*leaves, 0)
-    blocks = plan.nesting.blocks
-    levels = [bias]
-    for start, stop in blocks:
-        levels.append(levels[-1] + product(z[:, start:stop], weight[:, start:stop].T))
-    losses, residuals = zip(*(_residual(level, labels, rows, plan) for level in levels[1:]), strict=True)
-    needs_z, needs_weight, needs_bias = (*needs, False)[:3]
-    suffixes = []
-    for w, residual in zip(reversed(plan.nesting.weights), reversed(residuals), strict=True):
-        suffixes.append(w * residual + (suffixes[-1] if suffixes else 0))
-    suffixes.reverse()
-    dz = dweight = dbias = None
-    if needs_z:
-        parts = [product(s, weight[:, start:stop]) for s, (start, stop) in zip(suffixes, blocks, strict=True)]
-        dz = _pad_columns(jnp.concatenate(parts, 1), z.shape[1])
-    if needs_weight:
-        parts = [product(s.T, z[:, start:stop]) for s, (start, stop) in zip(suffixes, blocks, strict=True)]
-        dweight = _pad_columns(jnp.concatenate(parts, 1), weight.shape[1])
-    if needs_bias:
-        dbias = suffixes[0].sum(0)
-    return jnp.stack(losses), dz, (dweight, dbias)[: len(leaves)]
-
-
-def _pad_columns(x: Array, width: int) -> Array:
-    return jnp.pad(x, ((0, 0), (0, width - x.shape[1])))
-
-
-def _sweep_untied(
-    z: Array, labels: Array, rows: Array, *, leaves: tuple[Array, ...], plan: Plan, needs: tuple[bool, ...]
-) -> tuple[Array, Array | None, tuple[Array | None, ...]]:
-    count = len(plan.nesting)
-    needs_z, needs_weights, needs_biases = needs[0], needs[1 : 1 + count], needs[1 + count :]
-    losses, dweights, dbiases = [], [], []
-    dz = jnp.zeros_like(z) if needs_z else None
-    for g, (m, w) in enumerate(zip(plan.nesting.dims, plan.nesting.weights, strict=True)):
-        level = product(z[:, :m], leaves[g].T)
-        loss, residual = _residual(level + leaves[count + g] if needs_biases else level, labels, rows, plan)
-        losses.append(loss)
-        residual = w * residual
-        dz = dz.at[:, :m].add(product(residual, leaves[g])) if needs_z else None
-        dweights.append(product(residual.T, z[:, :m]) if needs_weights[g] else None)
-        if needs_biases:
-            dbiases.append(residual.sum(0) if needs_biases[g] else None)
-    return jnp.stack(losses), dz, (*dweights, *dbiases)
-
-
-def _residual(logits: Array, labels: Array, rows: Array, plan: Plan) -> tuple[Array, Array]:
-    """The losses of one level, and the gradients of their sum for its logits."""
-    smoothing, classes = plan.label_smoothing, logits.shape[-1]
-    largest = logits.max(-1, keepdims=True)
-    exponentials = jnp.exp(logits - largest)
-    sums = exponentials.sum(-1, keepdims=True)
-    picked = jnp.take_along_axis(logits, labels[:, None], -1)
-    if smoothing:
-        picked = (1 - smoothing) * picked + smoothing * logits.mean(-1, keepdims=True)
-    target = (1 - smoothing) * (labels[:, None] == jnp.arange(classes)) + smoothing / classes
-    residual = (exponentials / sums - target) * rows[:, None]
-    return (largest + jnp.log(sums) - picked)[:, 0] * rows, residual

@@ -20,11 +20,11 @@ def cascade_exit(probabilities: Tensor, policy: CascadePolicy, *, logits: bool) 
     values = values if values.dtype == torch.float64 else values.float()
     cuts = policy.cuts64 if values.dtype == torch.float64 else policy.cuts32
     last = len(policy) - 1
-    labels, confidence = values[last].argmax(-1), _confidence(values[last], policy, last, logits)
-    labels = torch.where(confidence.isnan(), -1, labels)
+    confidence = _given(values[last], policy, last, logits)
+    labels = torch.where(confidence.isnan(), -1, values[last].argmax(-1))
     level = torch.full_like(labels, last)
     for g in reversed(range(last)):
-        found = _confidence(values[g], policy, g, logits)
+        found = _given(values[g], policy, g, logits)
         exits = found > cuts[g]
         labels = torch.where(exits, values[g].argmax(-1), labels)
         level = torch.where(exits, g, level)
@@ -33,14 +33,144 @@ def cascade_exit(probabilities: Tensor, policy: CascadePolicy, *, logits: bool) 
 
 
 def cascade_predict(z: Tensor, head: Head, policy: CascadePolicy, *, chunk_rows: int | None) -> CascadeResult:
-    leaves = [head.weight] if isinstance(head, TiedHead) else list(head.weights)
-    biases = [] if isinstance(head, TiedHead) and head.bias is None else [head.bias] if isinstance(head, TiedHead) else list(head.biases or ())
-    return CascadeResult(*_run(z, leaves, biases, policy, chunk_rows))
+    if isinstance(head, TiedHead):
+        weights, biases = [head.weight], [] if head.bias is None else [head.bias]
+    else:
+        weights, biases = list(head.weights), list(head.biases or ())
+    run = _opaque_run if torch.compiler.is_compiling() else _run
+    fields = run(
+        z.reshape(-1, z.shape[-1]),
+        weights,
+        biases,
+        policy.thresholds,
+        policy.dims,
+        policy.confidence,
+        policy.temperatures,
+        isinstance(head, TiedHead),
+        chunk_rows,
+    )
+    return CascadeResult(*(field.reshape(z.shape[:-1]) for field in fields))
+
+
+def _run(
+    z: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    thresholds: Sequence[float],
+    dims: Sequence[int],
+    confidence: str,
+    temperatures: Sequence[float],
+    tied: bool,
+    chunk_rows: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    policy = CascadePolicy(thresholds, dims, confidence=confidence, temperatures=temperatures)
+    bias = biases[0] if biases else None
+    head = TiedHead(weights[0], bias) if tied else NestedHead(tuple(weights), tuple(biases) or None)
+    wide = accumulation_dtype(z, head)
+    result = CascadeResult(*_empty(z, wide))
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+        on_host = z.device.type == "cpu"
+        chunk = plan_chunk_rows(len(z), len(weights[0]), wide.itemsize, on_host=on_host, chunk_rows=chunk_rows)
+        wave = plan_wave_rows(chunk, len(weights[0]), wide.itemsize)
+        for start in range(0, len(z), wave):
+            rows = slice(start, start + wave)
+            _walk(z[rows], head, policy, chunk, CascadeResult(*(field[rows] for field in result)))
+    return tuple(result)
+
+
+@torch.library.custom_op("mrl::cascade_predict", mutates_args=())
+def _opaque_run(
+    z: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    thresholds: Sequence[float],
+    dims: Sequence[int],
+    confidence: str,
+    temperatures: Sequence[float],
+    tied: bool,
+    chunk_rows: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One node of a compiled graph: how many rows are left is not known before it runs."""
+    return _run(z, weights, biases, thresholds, dims, confidence, temperatures, tied, chunk_rows)
+
+
+@_opaque_run.register_fake
+def _(
+    z: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    thresholds: Sequence[float],
+    dims: Sequence[int],
+    confidence: str,
+    temperatures: Sequence[float],
+    tied: bool,
+    chunk_rows: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    double = any(x.dtype == torch.float64 for x in (z, *weights))
+    return _empty(z, torch.float64 if double else torch.float32)
+
+
+def _empty(z: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    return z.new_empty(len(z), dtype=torch.int64), z.new_empty(len(z), dtype=torch.int64), z.new_empty(len(z), dtype=wide)
 
 
 def _walk(z: Tensor, head: Head, policy: CascadePolicy, chunk: int, result: CascadeResult) -> None:
     """All levels for the rows of ``z``; the rows still undecided, and their logits, close up after each."""
+    wide, tied, last = result.confidence.dtype, isinstance(head, TiedHead), len(policy) - 1
+    weights = (head.weight,) * (last + 1) if tied else head.weights
+    biases = ((head.bias,) * (last + 1) if tied else head.biases) or (None,) * (last + 1)
+    cuts = policy.cuts64 if wide == torch.float64 else policy.cuts32
+    waiting = torch.arange(len(z), device=z.device)
+    scratch, work = z.new_empty((2, chunk, len(weights[0])), dtype=wide)
+    store = z.new_empty((len(z) if tied and last else 0, len(weights[0])), dtype=wide)
+    for g, (start, stop) in enumerate(level_columns(policy.nesting, tied=tied)):
+        columns, weight = z[:, start:stop], weights[g][:, start:stop].to(wide).mT
+        before = z.new_zeros((), dtype=wide) if biases[g] is None else biases[g].to(wide)
+        kept = 0
+        for i in range(0, len(waiting), chunk):
+            rows = waiting[i : i + chunk]
+            x = columns[i : i + chunk] if g == 0 else columns.index_select(0, rows)
+            base = store[i : i + len(rows)] if tied and g else before
+            logits = torch.addmm(base, x.to(wide), weight, out=scratch[: len(rows)])
+            confidence = _confidence(logits, policy.confidence, policy.temperatures[g], work[: len(rows)])
+            if g < last:
+                exits = confidence > cuts[g]
+                stays, done = exits.logical_not().nonzero().squeeze(1), exits.nonzero().squeeze(1)
+                left, rows = rows.index_select(0, stays), rows.index_select(0, done)
+                waiting[kept : kept + len(left)] = left
+                if tied:
+                    torch.index_select(logits, 0, stays, out=store[kept : kept + len(left)])
+                kept += len(left)
+                logits, confidence = logits.index_select(0, done), confidence.index_select(0, done)
+            result.labels[rows] = torch.where(confidence.isnan(), -1, logits.argmax(-1))
+            result.level[rows] = g
+            result.confidence[rows] = confidence
+        waiting = waiting[:kept]
 
 
-def _confidence(values: Tensor, policy: CascadePolicy, g: int, logits: bool) -> Tensor:
-    """``spec.confidence`` of level ``g`` in the dtype of ``values``."""
+def _given(values: Tensor, policy: CascadePolicy, g: int, logits: bool) -> Tensor:
+    """The confidence of level ``g`` of given logits or probabilities."""
+    if logits:
+        return _confidence(values, policy.confidence, policy.temperatures[g], None)
+    if policy.temperatures[g] != 1:
+        return _confidence(values.log(), policy.confidence, policy.temperatures[g], None)
+    return _reduce(values, values, policy.confidence)
+
+
+def _confidence(logits: Tensor, kind: str, temperature: float, work: Tensor | None) -> Tensor:
+    """``spec.confidence`` of logits in their own dtype; ``work`` is scratch of their shape."""
+    scaled = logits if temperature == 1 else logits / temperature
+    p = scaled.softmax(-1) if work is None else torch.softmax(scaled, -1, out=work)
+    return _reduce(p, logits, kind)
+
+
+def _reduce(p: Tensor, order: Tensor, kind: str) -> Tensor:
+    """The confidence of probabilities whose largest is the largest of ``order``."""
+    classes = p.shape[-1]
+    if kind == "entropy":
+        return p.sum(-1) if classes == 1 else 1 - torch.special.entr(p).sum(-1) / math.log(classes)
+    largest = p.amax(-1)
+    if kind == "probability":
+        return largest
+    # Clearing the largest and looking again costs less than a sort, or than the two largest.
+    return largest - p.scatter(-1, order.argmax(-1, keepdim=True), 0.0).amax(-1)

@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from hypothesis import strategies as st
 
 from .. import losses
-from ..nesting import Nesting
 from . import bounds
 from .bounds import Bounded
 from .mutants import CROSS_ENTROPY, LOGITS, TRUNCATE, Mutant

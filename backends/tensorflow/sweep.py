@@ -1,0 +1,139 @@
+"""The loop over chunks of rows, the products and the element-wise work of the fused nested cross-entropy."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from mrl.nesting import Nesting
+
+
+class Plan(NamedTuple):
+    """What is fixed before any value is seen."""
+
+    nesting: Nesting
+    tied: bool
+    label_smoothing: float
+    summed: bool  # the loss is a scalar: its gradient is known while the losses are computed
+    chunk_rows: int
+
+
+def sweep(
+    z: tf.Tensor, leaves: tuple[tf.Tensor, ...], labels: tf.Tensor, rows: tf.Tensor, plan: Plan, needs: tuple[bool, ...]
+) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+    """``rows[i] * CE_g[i]`` as ``(G, N)``, then the gradients that are needed, all in the dtype of ``rows``."""
+    z, leaves = tf.cast(z, rows.dtype), tuple(tf.cast(leaf, rows.dtype) for leaf in leaves)
+    work = partial(_sweep_tied if plan.tied else _sweep_untied, leaves=leaves, plan=plan, needs=needs)
+    if z.shape[0] is None:
+        return _sweep_unknown(work, z, leaves, labels, rows, plan, needs)
+    chunks = [slice(i, i + plan.chunk_rows) for i in range(0, max(1, z.shape[0]), plan.chunk_rows)]
+    parts = [work(z[chunk], labels[chunk], rows[chunk]) for chunk in chunks]
+    if len(parts) == 1:
+        losses, dz, dleaves = parts[0]
+        return losses, [dz, *dleaves]
+    losses, dzs, dleaves = zip(*parts, strict=True)
+    dz = tf.concat(dzs, 0) if needs[0] else None
+    sums = [None if each[0] is None else tf.add_n(each) for each in zip(*dleaves, strict=True)]
+    return tf.concat(losses, 1), [dz, *sums]
+
+
+def _sweep_unknown(
+    work: Any,
+    z: tf.Tensor,
+    leaves: tuple[tf.Tensor, ...],
+    labels: tf.Tensor,
+    rows: tf.Tensor,
+    plan: Plan,
+    needs: tuple[bool, ...],
+) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+    """The same loop in the graph, for a batch whose size is known only when it runs."""
+    count = tf.shape(z)[0]
+    chunks = tf.maximum(1, -(-count // plan.chunk_rows))
+    size = -(-count // chunks)
+    fill = chunks * size - count  # rows of weight zero that even out the last chunk
+    z, labels, rows = tf.pad(z, [[0, fill], [0, 0]]), tf.pad(labels, [[0, fill]]), tf.pad(rows, [[0, fill]])
+    z = tf.reshape(z, [chunks, size, z.shape[1]])
+    labels, rows = tf.reshape(labels, [chunks, size]), tf.reshape(rows, [chunks, size])
+    parts = tf.TensorArray(rows.dtype, chunks, infer_shape=False)
+    dzs = tf.TensorArray(rows.dtype, chunks if needs[0] else 0, infer_shape=False)
+    sums = [tf.zeros_like(leaf) for leaf, needed in zip(leaves, needs[1:], strict=True) if needed]
+
+    def step(i: tf.Tensor, parts: tf.TensorArray, dzs: tf.TensorArray, *sums: tf.Tensor) -> Any:
+        losses, dz, dleaves = work(z[i], labels[i], rows[i])
+        new = (d for d in dleaves if d is not None)
+        dzs = dzs if dz is None else dzs.write(i, dz)
+        return i + 1, parts.write(i, losses), dzs, *(a + b for a, b in zip(sums, new, strict=True))
+
+    _, parts, dzs, *sums = tf.while_loop(lambda i, *_: i < chunks, step, [0, parts, dzs, *sums])
+    losses = tf.reshape(tf.transpose(parts.stack(), [1, 0, 2]), [len(plan.nesting), -1])[:, :count]
+    dz = tf.reshape(dzs.stack(), [-1, z.shape[2]])[:count] if needs[0] else None
+    found = iter(sums)
+    return losses, [dz, *(next(found) if needed else None for needed in needs[1:])]
+
+
+def _sweep_tied(
+    z: tf.Tensor, labels: tf.Tensor, rows: tf.Tensor, *, leaves: tuple[tf.Tensor, ...], plan: Plan, needs: tuple[bool, ...]
+) -> tuple[tf.Tensor, tf.Tensor | None, list[tf.Tensor | None]]:
+    weight, bias = leaves if len(leaves) == 2 else (*leaves, None)
+    blocks = plan.nesting.blocks
+    levels = []
+    for start, stop in blocks:
+        block = tf.matmul(z[:, start:stop], weight[:, start:stop], transpose_b=True)
+        before = levels[-1] if levels else bias
+        levels.append(block if before is None else before + block)
+    losses, residuals = zip(*(_residual(level, labels, rows, plan) for level in levels), strict=True)
+    needs_z, needs_weight, needs_bias = (*needs, False)[:3]
+    dz = dweight = dbias = None
+    if any(needs):
+        suffixes = []
+        for w, residual in zip(reversed(plan.nesting.weights), reversed(residuals), strict=True):
+            suffixes.append(w * residual + suffixes[-1] if suffixes else w * residual)
+        suffixes.reverse()
+    if needs_z:
+        parts = [tf.matmul(s, weight[:, start:stop]) for s, (start, stop) in zip(suffixes, blocks, strict=True)]
+        dz = _pad_columns(tf.concat(parts, 1), z.shape[1])
+    if needs_weight:
+        parts = [
+            tf.matmul(s, z[:, start:stop], transpose_a=True) for s, (start, stop) in zip(suffixes, blocks, strict=True)
+        ]
+        dweight = _pad_columns(tf.concat(parts, 1), weight.shape[1])
+    if needs_bias:
+        dbias = tf.reduce_sum(suffixes[0], 0)
+    return tf.stack(losses), dz, [dweight, dbias][: len(leaves)]
+
+
+def _sweep_untied(
+    z: tf.Tensor, labels: tf.Tensor, rows: tf.Tensor, *, leaves: tuple[tf.Tensor, ...], plan: Plan, needs: tuple[bool, ...]
+) -> tuple[tf.Tensor, tf.Tensor | None, list[tf.Tensor | None]]:
+    count = len(plan.nesting)
+    needs_z, needs_weights, needs_biases = needs[0], needs[1 : 1 + count], needs[1 + count :]
+    losses, dzs, dweights, dbiases = [], [], [], []
+    for g, (m, w) in enumerate(zip(plan.nesting.dims, plan.nesting.weights, strict=True)):
+        level = tf.matmul(z[:, :m], leaves[g], transpose_b=True)
+        loss, residual = _residual(level + leaves[count + g] if needs_biases else level, labels, rows, plan)
+        losses.append(loss)
+        residual = w * residual
+        dzs.append(_pad_columns(tf.matmul(residual, leaves[g]), z.shape[1]) if needs_z else None)
+        dweights.append(tf.matmul(residual, z[:, :m], transpose_a=True) if needs_weights[g] else None)
+        if needs_biases:
+            dbiases.append(tf.reduce_sum(residual, 0) if needs_biases[g] else None)
+    return tf.stack(losses), tf.add_n(dzs) if needs_z else None, [*dweights, *dbiases]
+
+
+def _pad_columns(x: tf.Tensor, width: int) -> tf.Tensor:
+    return x if x.shape[1] == width else tf.pad(x, [[0, 0], [0, width - x.shape[1]]])
+
+
+def _residual(logits: tf.Tensor, labels: tf.Tensor, rows: tf.Tensor, plan: Plan) -> tuple[tf.Tensor, tf.Tensor]:
+    """The losses of one level, and the gradients of their sum for its logits."""
+    smoothing, classes = plan.label_smoothing, logits.shape[-1]
+    p = tf.nn.softmax(logits)
+    # The largest probability is exp(largest - lse), so that no second pass over the logits is needed for lse.
+    lse = tf.reduce_max(logits, -1) - tf.math.log(tf.reduce_max(p, -1))
+    picked = tf.gather(logits, labels, batch_dims=1)
+    if smoothing:
+        picked = (1 - smoothing) * picked + smoothing * tf.reduce_mean(logits, -1)
+    target = tf.one_hot(labels, classes, 1 - smoothing + smoothing / classes, smoothing / classes, dtype=p.dtype)
+    return (lse - picked) * rows, (p - target) * rows[:, None]
