@@ -7,6 +7,7 @@ Importing this imports NumPy and nothing heavier.
 from importlib import import_module
 from typing import Any
 
+from .cascade import CascadePolicy, CascadeResult, cascade_exit, cascade_predict
 from .heads import NestedHead, NestedLoss, TiedHead
 from .losses import nested, nested_cross_entropy, nested_logits, truncate
 from .nesting import Nesting
@@ -16,11 +17,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendInfo",
+    "CascadePolicy",
+    "CascadeResult",
     "NestedHead",
     "NestedLoss",
     "Nesting",
     "TiedHead",
     "available_backends",
+    "cascade_exit",
+    "cascade_predict",
     "convert",
     "init_head",
     "nested",

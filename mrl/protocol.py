@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .heads import Array, Head, NestedLoss
 from .nesting import Nesting
+
+if TYPE_CHECKING:
+    from .cascade.policy import CascadePolicy, CascadeResult
 
 KERNELS = (
     "truncate",
     "nested_logits",
     "nested_cross_entropy",
+    "cascade_exit",
+    "cascade_predict",
     "from_numpy",
     "to_numpy",
     "devices",
@@ -51,6 +56,14 @@ class Backend(Protocol):
         Labels out of range that nobody could see give NaN. ``fused=True`` may refuse a second derivative,
         with an error that names ``fused=False``; it must never give a wrong one.
         """
+
+    def cascade_exit(self, probabilities: Array, policy: CascadePolicy, *, logits: bool) -> CascadeResult:
+        """:func:`mrl.spec.cascade_exit`. The thresholds to compare with are ``policy.cuts32`` or ``cuts64``."""
+
+    def cascade_predict(
+        self, z: Array, head: Head, policy: CascadePolicy, *, chunk_rows: int | None
+    ) -> CascadeResult:
+        """:func:`mrl.spec.cascade_predict`, without the levels that no row needs."""
 
     def from_numpy(self, array: Any, *, dtype: str | None, device: Any) -> Array:
         """An array of this backend from a NumPy one, or from any that speaks DLPack, without a copy if it can."""

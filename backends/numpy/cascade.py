@@ -47,7 +47,7 @@ def _walk(z: np.ndarray, head: Head, policy: CascadePolicy, chunk: int, result: 
         kept = 0
         for i in range(0, len(waiting), chunk):
             rows = waiting[i : i + chunk]
-            x = columns[i : i + chunk] if g == 0 else columns.take(rows, 0)
+            x = columns[i : i + chunk] if g == 0 else columns[rows]
             logits = np.matmul(x.astype(wide, copy=False), weight, out=scratch[: len(rows)])
             if tied and g > 0:
                 logits += store[i : i + chunk][: len(rows)]

@@ -67,7 +67,9 @@ def _forward(z: Tensor, labels: Tensor, rows: Tensor, plan: Plan, leaves: Sequen
     needs = plan.needs if plan.summed else (False,) * len(plan.needs)
     losses, gradients = sweep(z, leaves, labels, rows, plan, needs)
     per_level = losses.sum(1) if plan.summed else losses
-    total = sum(weight * level for weight, level in zip(plan.nesting.weights, per_level.unbind(), strict=True))
+    total = torch.zeros_like(per_level[0])
+    for weight, level in zip(plan.nesting.weights, per_level.unbind(), strict=True):
+        total.add_(level, alpha=weight)
     return [total, per_level, *(gradient for gradient in gradients if gradient is not None)]
 
 

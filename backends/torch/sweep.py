@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mrl.nesting import Nesting
 
-TILE_BYTES = 8 << 20  # logits of all levels that one pass of element-wise work keeps in a CPU's cache
+TILE_BYTES = 2 << 20  # logits that one pass of element-wise work keeps in a CPU's cache
 NARROWEST = 16  # columns under which a CPU's matrix product falls back to a slow path
 
 
@@ -107,27 +107,22 @@ def _residuals_(
     levels: Tensor, labels: Tensor, rows: Tensor, plan: Plan, weights: tuple[float, ...], backward: bool
 ) -> Tensor:
     """The losses of ``levels`` (K, n, C); in place, its logits become the suffix sums ``S_g`` of their gradients."""
-    smoothing, classes = plan.label_smoothing, levels.shape[-1]
-    index = labels.unsqueeze(-1)
+    smoothing, classes, count = plan.label_smoothing, levels.shape[-1], len(levels)
+    index = labels.unsqueeze(-1).expand(count, -1, 1)
     largest = levels.amax(-1)
-    picked = levels.gather(-1, index.expand(len(levels), -1, 1)).squeeze(-1)
+    picked = levels.gather(-1, index).squeeze(-1)
     if smoothing:
         picked = (1 - smoothing) * picked + smoothing * levels.mean(-1)
-    peaks = torch.empty_like(largest)
-    p = torch.empty_like(levels[0])
-    hit = p.new_full(index.shape, smoothing - 1)
-    for g in reversed(range(len(levels))):
-        torch.softmax(levels[g], -1, out=p)
-        torch.amax(p, -1, out=peaks[g])
-        if not backward:
-            continue
-        p.scatter_add_(1, index, hit)
-        if smoothing:
-            p -= smoothing / classes
-        scale = (weights[g] * rows).unsqueeze(-1)
-        if g == len(levels) - 1:
-            torch.mul(p, scale, out=levels[g])
-        else:
-            torch.addcmul(levels[g + 1], p, scale, out=levels[g])
+    p = levels.softmax(-1)
     # The largest probability is exp(largest - lse), so that no second pass over the logits is needed for lse.
-    return (largest - peaks.log_() - picked) * rows
+    losses = (largest - p.amax(-1).log_() - picked) * rows
+    if not backward:
+        return losses
+    p.scatter_add_(-1, index, p.new_full((), smoothing - 1).expand_as(index))
+    if smoothing:
+        p -= smoothing / classes
+    scales = rows.unsqueeze(-1)
+    torch.mul(p[-1], scales if weights[-1] == 1 else weights[-1] * scales, out=levels[-1])
+    for g in reversed(range(count - 1)):
+        torch.addcmul(levels[g + 1], p[g], scales, value=weights[g], out=levels[g])
+    return losses

@@ -9,12 +9,16 @@ against central differences.
 ``sum(upstream * op(...))``.
 """
 
+from .cascade import cascade_exit, cascade_predict, confidence
 from .cross_entropy import nested_cross_entropy, nested_cross_entropy_vjp
 from .logits import nested_logits, nested_logits_vjp
 from .truncate import SMALLEST_NORM, truncate, truncate_vjp
 
 __all__ = [
     "SMALLEST_NORM",
+    "cascade_exit",
+    "cascade_predict",
+    "confidence",
     "nested_cross_entropy",
     "nested_cross_entropy_vjp",
     "nested_logits",

@@ -113,12 +113,13 @@ class TorchDriver:
         inputs = [tensor(x, getattr(torch, dtype)).requires_grad_() for x in arrays]
         labels = [tensor(x, None) for x in constants]
         if mode == "compile":
-            if key not in self._compiled:
-                # Every layout is traced on its own: as shapes of one function they would pass torch's recompile limit.
-                torch.compiler.reset()
-                self._compiled[key] = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=False)
-            function = self._compiled[key]
-        outputs = function(inputs, labels)
+            if (key, dtype) not in self._compiled:
+                compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=False)
+                self._compiled[key, dtype] = compiled
+            function = self._compiled[key, dtype]
+        # Layouts and dtypes share one code object, for which torch.compile keeps few graphs unless told otherwise.
+        with torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=4096):
+            outputs = function(inputs, labels)
         head = outputs[0]
         gradients = torch.autograd.grad(
             head, inputs, tensor(upstream, head.dtype), allow_unused=True, materialize_grads=True
