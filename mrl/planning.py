@@ -13,7 +13,7 @@ ACCELERATOR_BUDGET_BYTES = (256 << 20, 1 << 30)
 
 
 def plan_chunk_rows(
-    levels: int,
+    buffers: int,
     rows: int | None,
     classes: int,
     itemsize: int,
@@ -21,14 +21,15 @@ def plan_chunk_rows(
     on_host: bool,
     chunk_rows: int | None = None,
 ) -> int:
-    """The rows of one chunk of a fused loss, whose workspace is ``(levels, chunk, classes)``.
+    """The rows of one chunk of a fused loss, whose workspace is ``(buffers, chunk, classes)``.
 
     Within the first budget a chunk takes all the rows it can; past it, no more than ``ENOUGH_ROWS``, within
     the second. Chunks are evened out so that the last one is not a sliver. A caller's own ``chunk_rows`` is
     taken as it is. Any chunk gives the same loss.
 
     Args:
-        levels: ``G``; 1 for a head whose levels are worked on one after the other.
+        buffers: how many ``(chunk, classes)`` arrays the backend holds at once: about as many as granularities,
+            or few where they are worked on one after the other.
         rows: the number of examples, or ``None`` where it is not known yet.
         classes: ``C``.
         itemsize: bytes of one accumulated value.
@@ -37,13 +38,13 @@ def plan_chunk_rows(
 
     Example:
         >>> from mrl.planning import plan_chunk_rows
-        >>> plan_chunk_rows(levels=9, rows=1000, classes=1000, itemsize=4, on_host=True)
+        >>> plan_chunk_rows(buffers=9, rows=1000, classes=1000, itemsize=4, on_host=True)
         334
     """
     if chunk_rows is not None:
         return chunk_rows if rows is None else max(1, min(chunk_rows, rows))
     always, at_most = HOST_BUDGET_BYTES if on_host else ACCELERATOR_BUDGET_BYTES
-    row_bytes = levels * classes * itemsize
+    row_bytes = buffers * classes * itemsize
     chunk = max(1, always // row_bytes, min(ENOUGH_ROWS, at_most // row_bytes))
     if rows is None:
         return chunk

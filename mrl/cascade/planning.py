@@ -1,0 +1,44 @@
+"""How many rows a cascade works on at a time: planned once, in pure Python, for every backend."""
+
+from __future__ import annotations
+
+from ..nesting import Nesting
+
+CACHE_BYTES = 1 << 20
+"""Logits of one chunk on a CPU: they are read several times, and stay in the cache of its cores."""
+
+ACCELERATOR_BYTES = 64 << 20
+"""The same on an accelerator, where a small product leaves most of the device idle."""
+
+FEWEST_ROWS, MOST_ROWS = 32, 4096
+"""Fewer rows make slow products; more of them gain nothing."""
+
+STORE_BYTES = 256 << 20
+"""Logits of undecided rows that wait for their next level."""
+
+
+def plan_chunk_rows(rows: int | None, classes: int, itemsize: int, *, on_host: bool, chunk_rows: int | None) -> int:
+    """The rows of one chunk: of its logits a pass is made for the product, the confidence and the label.
+
+    A caller's own ``chunk_rows`` is taken as it is. Any chunk gives the same answer.
+
+    Example:
+        >>> from mrl.cascade.planning import plan_chunk_rows
+        >>> plan_chunk_rows(16384, 1000, 4, on_host=True, chunk_rows=None)
+        262
+    """
+    if chunk_rows is None:
+        budget = CACHE_BYTES if on_host else ACCELERATOR_BYTES
+        chunk_rows = max(FEWEST_ROWS, budget // (classes * itemsize))
+        chunk_rows = min(chunk_rows, MOST_ROWS) if on_host else chunk_rows
+    return chunk_rows if rows is None else max(1, min(chunk_rows, rows))
+
+
+def plan_wave_rows(chunk_rows: int, classes: int, itemsize: int) -> int:
+    """The rows that walk through the levels together, whole chunks: their logits are kept between levels."""
+    return chunk_rows * max(1, STORE_BYTES // (chunk_rows * classes * itemsize))
+
+
+def level_columns(nesting: Nesting, *, tied: bool) -> tuple[tuple[int, int], ...]:
+    """The columns of ``z`` that each level multiplies: its own block of a tied head, else its whole prefix."""
+    return nesting.blocks if tied else tuple((0, m) for m in nesting.dims)

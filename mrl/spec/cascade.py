@@ -1,0 +1,68 @@
+"""Adaptive classification: confidences, and the walk through the levels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..cascade.policy import CascadePolicy, CascadeResult
+from ..heads import Head
+from .logits import nested_logits
+
+Float = NDArray[np.float64]
+
+
+def confidence(values: ArrayLike, kind: str, temperature: float = 1.0, *, logits: bool = False) -> Float:
+    """The confidence of ``p = softmax(logits / temperature)``, or of probabilities ``p``, over the last axis.
+
+    ``"probability"``: ``max p``; ``"margin"``: the largest less the second largest (0 if there is none);
+    ``"entropy"``: ``1 + sum p log p / log C`` (1 if ``C = 1``). Probabilities with a temperature are
+    ``p^(1/T) / sum p^(1/T)``, which is ``softmax(logits / T)``. NaN where any entry is NaN.
+    """
+    p = np.asarray(values, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if logits or temperature != 1:
+            scores = p if logits else np.log(p)
+            scores = np.exp((scores - scores.max(axis=-1, keepdims=True)) / temperature)
+            p = scores / scores.sum(axis=-1, keepdims=True)
+        classes = p.shape[-1]
+        descending = -np.sort(-p, axis=-1)
+        if kind == "probability":
+            result = descending[..., 0]
+        elif kind == "margin":
+            result = descending[..., 0] - (descending[..., 1] if classes > 1 else 0.0)
+        elif classes == 1:
+            result = np.ones(p.shape[:-1])
+        else:
+            result = 1 + np.where(p > 0, p * np.log(p), 0.0).sum(axis=-1) / np.log(classes)
+    return np.asarray(np.where(np.isnan(p).any(axis=-1), np.nan, result))
+
+
+def cascade_exit(values: ArrayLike, policy: CascadePolicy, *, logits: bool = False) -> CascadeResult:
+    """The first level whose confidence is above its threshold, strictly, or else the last.
+
+    ``values`` are ``(G, ..., C)`` probabilities or logits. A threshold of 1 or a NaN confidence never accepts.
+    The label is the largest entry, the first of equals; -1 where the last level's confidence is NaN.
+    """
+    values = np.asarray(values)
+    last = len(policy.dims) - 1
+    level = np.full(values.shape[1:-1], last)
+    labels = np.full(values.shape[1:-1], -1)
+    found = np.zeros(values.shape[1:-1])
+    undecided = np.ones(values.shape[1:-1], bool)
+    for g in range(last + 1):
+        c = confidence(values[g], policy.confidence, policy.temperatures[g], logits=logits)
+        if g < last:
+            exits = undecided & (c > policy.thresholds[g]) & (policy.thresholds[g] < 1)
+        else:
+            exits = undecided
+        level[exits] = g
+        labels[exits] = np.where(np.isnan(c), -1, np.argmax(values[g], axis=-1))[exits]
+        found[exits] = c[exits]
+        undecided = undecided & ~exits
+    return CascadeResult(labels, level, found)
+
+
+def cascade_predict(z: ArrayLike, head: Head, policy: CascadePolicy) -> CascadeResult:
+    """:func:`cascade_exit` on the logits of every level."""
+    return cascade_exit(nested_logits(z, head, policy.nesting), policy, logits=True)

@@ -1,0 +1,170 @@
+"""The conformance kit itself: it passes what is right, and finds out what is wrong, with a readable example."""
+
+import numpy as np
+import pytest
+
+import mrl
+import mrl.testing
+from mrl.testing import bounds
+from mrl.testing.drivers import Result, ValueDriver
+from mrl.testing.mutants import Mutant
+from mrl.testing.problems import UNIT_ROUNDOFF, Layout, Problem, head_from, head_leaves, round_to
+from mrl.testing.runners import compare, prove
+
+OPTIONS = ("label_smoothing", "ignore_index", "reduction", "leading")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_rounding_is_to_nearest(dtype: str) -> None:
+    values = np.random.default_rng(0).normal(size=1000)
+    rounded = round_to(values, dtype)
+    assert np.all(np.abs(rounded - values) <= UNIT_ROUNDOFF[dtype] * np.abs(values))
+    np.testing.assert_array_equal(round_to(rounded, dtype), rounded)
+    assert round_to(1 + UNIT_ROUNDOFF[dtype], dtype) == 1  # halfway: to even
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_heads_come_apart_and_together(tied: bool, bias: bool) -> None:
+    nesting = mrl.Nesting((2, 4))
+    head = mrl.init_head(nesting, 3, tied=tied, backend="numpy", seed=0)
+    head = head if bias else type(head)(head[0])
+    again = head_from(Layout(nesting, tied=tied, bias=bias), head_leaves(head))
+    for a, b in zip(head_leaves(head), head_leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert type(again) is type(head)
+
+
+def test_compare_is_strict_about_nan_shape_and_infinity() -> None:
+    expected = {"total": (np.array([1.0, np.nan]), np.array([0.5, 0.5]))}
+
+    def share(*values: float) -> float:
+        return compare(expected, Result([np.array(values)], None, [], []))[0]
+
+    assert share(1.25, np.nan) == 0.5
+    assert share(1.0, 2.0) == np.inf and share(np.nan, np.nan) == np.inf and share(np.inf, np.nan) == np.inf
+    assert compare(expected, Result([np.array(1.0)], None, [], []))[0] == np.inf
+
+
+def test_a_surviving_mutant_fails_the_proof() -> None:
+    case = mrl.testing.CASES[3]
+    harmless = Mutant("changes nothing")
+    with pytest.raises(AssertionError, match="these mutants broke no bound .* changes nothing"):
+        prove(mrl.testing.Case(**{**vars(case), "mutants": (harmless,)}), ValueDriver("numpy"), "eager", "float32", examples=5)
+
+
+def test_a_wrong_dtype_fails_the_proof() -> None:
+    case = mrl.testing.CASES[3]
+
+    def function(layout: Layout):
+        run = case.function(layout)
+        return lambda arrays, constants: [x.astype(np.float64) for x in run(arrays, constants)]
+
+    with pytest.raises(AssertionError, match=r"expected outputs in float32 .* got \['float64'\]"):
+        prove(mrl.testing.Case(**{**vars(case), "function": function}), ValueDriver("numpy"), "eager", "float32", examples=5)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("ops", "softmax"), ("dtypes", "float8"), ("modes", "lazy")]
+)
+def test_unknown_names_are_refused(argument: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"{argument}: expected names of .* got '{value}'"):
+        mrl.testing.check_backend("numpy", **{argument: [value]})
+
+
+def test_bounds_hold_for_another_order_of_summation() -> None:
+    """The same sums in float32 from the last term to the first: a right answer by a different road."""
+    rng = np.random.default_rng(3)
+    layout = Layout(mrl.Nesting((3, 8)), (5,), classes=4)
+    numbers = [round_to(rng.normal(size=shape), "float32") for shape in ((5, 8), (4, 8), (4,), (2, 5, 4))]
+    z, weight, bias, upstream = numbers
+    problem = Problem(layout, "float32", z, mrl.TiedHead(weight, bias), np.zeros(5, np.int64), upstream)
+    value, bound = bounds.nested_logits(problem)["logits"]
+    z32, weight32, bias32 = (x.astype(np.float32) for x in (z, weight, bias))
+    for g, m in enumerate((3, 8)):
+        total = np.broadcast_to(bias32, (5, 4)).copy()
+        for k in reversed(range(m)):
+            total += z32[:, k, None] * weight32[:, k]
+        assert np.all(np.abs(total - value[g]) <= bound[g])
+        assert np.any(total != value[g])
+
+
+# Losses that people write, right and wrong, in NumPy; the pages of the documentation have them in PyTorch.
+def cross_entropy(logits, labels):
+    shifted = logits - logits.max(-1, keepdims=True)
+    lse = np.log(np.exp(shifted).sum(-1))
+    return np.mean(lse - np.take_along_axis(shifted, labels[:, None].astype(int), -1)[:, 0])
+
+
+def level(z, head, g, m):
+    if isinstance(head, mrl.TiedHead):
+        product, bias = z[:, :m] @ head.weight[:, :m].T, head.bias
+    else:
+        product, bias = z[:, :m] @ head.weights[g].T, head.biases[g] if head.biases else None
+    return product if bias is None else product + bias
+
+
+def right(z, head, labels, nesting):
+    pairs = zip(nesting.dims, nesting.weights, strict=True)
+    return sum(w * cross_entropy(level(z, head, g, m), labels) for g, (m, w) in enumerate(pairs))
+
+
+def mean_for_sum(z, head, labels, nesting):
+    return right(z, head, labels, nesting) / len(nesting)
+
+
+def shared_slice(z, head, labels, nesting):
+    return sum(w * cross_entropy(level(z, head, 0, nesting.dims[0]), labels) for w in nesting.weights)
+
+
+def weight_twice(z, head, labels, nesting):
+    return right(z, head, labels, mrl.Nesting(nesting.dims, [w * w for w in nesting.weights]))
+
+
+def cosine(z, targets, nesting, *, each=True):
+    total = 0.0
+    for m, w in zip(nesting.dims, nesting.weights, strict=True):
+        a, b = ((mrl.truncate(x, m) if each else mrl.truncate(x, x.shape[-1])[:, :m]) for x in (z, targets))
+        total += w * np.mean(1 - (a * b).sum(-1))
+    return total
+
+
+def unnormalised_prefix(z, targets, nesting):
+    return cosine(z, targets, nesting, each=False)
+
+
+def test_check_loss_passes_what_is_right() -> None:
+    assert mrl.testing.check_loss(right).worst <= 1
+    assert mrl.testing.check_loss(cosine, against="nested_cosine").worst <= 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        (mean_for_sum, {}),
+        (shared_slice, {"tied": True}),
+        (weight_twice, {}),
+        (unnormalised_prefix, {"against": "nested_cosine"}),
+    ],
+)
+def test_check_loss_finds_the_classic_mistakes(loss, options) -> None:
+    with pytest.raises(AssertionError, match=rf"{loss.__name__} on numpy .* times its error bound .*(\n|.)*nesting="):
+        mrl.testing.check_loss(loss, **options)
+
+
+def test_check_loss_takes_every_option(backend_name: str) -> None:
+    row = mrl.testing.check_loss(mrl.nested_cross_entropy, backend=backend_name, options=OPTIONS, examples=30)
+    assert row.worst <= 1 and row.examples >= 30
+
+
+def test_check_loss_refuses() -> None:
+    with pytest.raises(TypeError, match="loss: expected a function"):
+        mrl.testing.check_loss(3)
+    with pytest.raises(ValueError, match="against: expected names of"):
+        mrl.testing.check_loss(right, against="triplet")
+    with pytest.raises(ValueError, match="options: expected names of"):
+        mrl.testing.check_loss(right, options=("temperature",))
+    with pytest.raises(ValueError, match="backend: expected to read one framework off the code"):
+        mrl.testing.check_loss(lambda z, head, labels, nesting: 0.0)
+    with pytest.raises(ValueError, match="dtype: expected one of"):
+        mrl.testing.check_loss(right, dtype="int8")
