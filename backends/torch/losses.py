@@ -80,7 +80,7 @@ def nested_cross_entropy(
         )
     else:
         losses = _cross_entropies(nested_logits(z, head, nesting), labels, label_smoothing) * rows
-        per_level = losses if reduction == "none" else losses.flatten(1).sum(1)
+        per_level = losses if reduction == "none" else losses.reshape(len(nesting), -1).sum(1)
         total = sum(weight * level for weight, level in zip(nesting.weights, per_level.unbind(), strict=True))
     return NestedLoss(total, per_level.detach())
 

@@ -47,9 +47,9 @@ def verify(
                 (row,) = check_backend(
                     name, device=device, dtypes=[dtype], modes=[mode], ops=[op], examples=examples, random_seed=seed
                 )
-            except AssertionError as error:
+            except Exception as error:  # whatever a backend raises on a right input is a failure of its proof
                 failed = True
-                print(f"{op:36}{dtype:10}{mode:9}FAILED\n{error}")
+                print(f"{op:36}{dtype:10}{mode:9}FAILED\n{type(error).__name__}: {error}")
                 continue
             killed = f"{len(row.killed)} of {len(row.killed) + len(row.survived)}"
             print(f"{op:36}{dtype:10}{mode:9}{row.examples:9}{row.worst:13.3f} {row.worst_output:>7}  {killed}", flush=True)
