@@ -22,7 +22,9 @@ def steps(size: Size, mode: str, device: str = "cpu", dtype: str = "float32") ->
     z = torch.tensor(z, **made).requires_grad_()
     labels = torch.tensor(labels, device=device).long()
     head = mrl.convert(head, "torch", device=device)
-    leaves = [torch.as_tensor(x, **made).requires_grad_() for x in (head if size.tied else (*head.weights, *head.biases))]
+    leaves = [
+        torch.as_tensor(x, **made).requires_grad_() for x in (head if size.tied else (*head.weights, *head.biases))
+    ]
     count = len(nesting)
     head = mrl.TiedHead(*leaves) if size.tied else mrl.NestedHead(tuple(leaves[:count]), tuple(leaves[count:]))
     full = (head.weight, head.bias) if size.tied else (head.weights[-1], head.biases[-1])

@@ -89,11 +89,13 @@ def check_head(head: Head, arrays: dict[str, Array], nesting: Nesting) -> int:
     shape = shape_of(first, arrays[first])
     if len(shape) != 2:
         raise ValueError(f"{first}: expected shape {rank}, got {tuple(shape)}; give a matrix of one row per class")
-    classes = shape[0]
-    if not isinstance(classes, int) and classes is None or classes < 1:
+    classes, columns = shape
+    if classes is None or columns is None:
+        raise ValueError(f"{first}: expected a known shape {rank}, got {tuple(shape)}; state it in the TensorSpec")
+    if classes < 1:
         raise ValueError(f"{first}: expected at least one class, got shape {tuple(shape)}; add rows")
     if isinstance(head, TiedHead):
-        if shape[1] < nesting.width:
+        if columns < nesting.width:
             raise ValueError(
                 f"head.weight: expected shape (C, D) with D at least {nesting.width}, got {tuple(shape)}; "
                 "widen the weight or leave out the larger granularities"

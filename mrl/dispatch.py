@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
-from .protocol import KERNELS, Backend
+from .protocol import FURTHER_KERNELS, KERNELS, Backend
 
 GROUP = "mrl.backends"
 """The entry-point group of third-party backends; an entry's name is the root package of its array type."""
@@ -114,9 +114,7 @@ def _load_builtin(name: str) -> Backend:
                 "mrl.backends cannot be found: mrl is imported from a source tree that is not installed; "
                 "run 'pip install -e .' in it, or start Python from another folder"
             ) from error
-        raise ImportError(
-            f"backend {name!r} cannot be imported ({error}); run pip install 'mrl[{name}]'"
-        ) from error
+        raise ImportError(f"backend {name!r} cannot be imported ({error}); run pip install 'mrl[{name}]'") from error
     return cast(Backend, module)
 
 
@@ -134,7 +132,15 @@ def _load_plug_in(entry: EntryPoint) -> Backend:
         raise ImportError(
             f"{owner} ({entry.value}) lacks {', '.join(missing)}; a backend provides all of mrl.protocol.KERNELS"
         )
-    return cast(Backend, module)
+    further = {kernel: getattr(module, kernel, None) or _lacking(kernel, owner) for kernel in FURTHER_KERNELS}
+    return cast(Backend, SimpleNamespace(**{kernel: getattr(module, kernel) for kernel in KERNELS}, **further))
+
+
+def _lacking(kernel: str, owner: str) -> Callable[..., Any]:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise NotImplementedError(f"{owner} lacks {kernel}; convert the arrays to another backend with mrl.convert")
+
+    return (lambda: ()) if kernel == "devices" else refuse
 
 
 def _plug_ins() -> dict[str, EntryPoint]:

@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 
@@ -45,9 +46,7 @@ class Nesting:
         object.__setattr__(self, "weights", _weights(weights, len(checked)))
 
     @classmethod
-    def doubling(
-        cls, smallest: int, largest: int, weights: Iterable[float] | None = None
-    ) -> Nesting:
+    def doubling(cls, smallest: int, largest: int, weights: Iterable[float] | None = None) -> Nesting:
         """The nesting ``smallest, 2 smallest, 4 smallest, ..., largest``, as in the paper.
 
         Args:
@@ -124,7 +123,7 @@ def _dims(dims: Iterable[int]) -> tuple[int, ...]:
     checked = tuple(_dim(value, f"dims[{g}]") for g, value in enumerate(dims))
     if not checked:
         raise ValueError("dims: expected at least one granularity, got none; write Nesting((64,)) for a plain head")
-    for g, (smaller, larger) in enumerate(zip(checked, checked[1:], strict=False), start=1):
+    for g, (smaller, larger) in enumerate(pairwise(checked), start=1):
         if larger <= smaller:
             raise ValueError(
                 f"dims: expected strictly increasing granularities, got dims[{g}] = {larger} after {smaller}; "

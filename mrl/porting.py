@@ -89,7 +89,9 @@ def convert(tree: Any, backend: str, *, device: Any = None) -> Any:
         source = backend_of({path: leaf})
         if source is target and device is None:
             return leaf
-        return target.from_numpy(leaf if source is target else source.to_numpy(leaf, blocking=True), dtype=None, device=device)
+        return target.from_numpy(
+            leaf if source is target else source.to_numpy(leaf, blocking=True), dtype=None, device=device
+        )
 
     return move(tree, "tree")
 

@@ -10,17 +10,11 @@ from .nesting import Nesting
 if TYPE_CHECKING:
     from .cascade.policy import CascadePolicy, CascadeResult
 
-KERNELS = (
-    "truncate",
-    "nested_logits",
-    "nested_cross_entropy",
-    "cascade_exit",
-    "cascade_predict",
-    "from_numpy",
-    "to_numpy",
-    "devices",
-)
+KERNELS = ("truncate", "nested_logits", "nested_cross_entropy", "from_numpy", "to_numpy")
 """The names that every backend exports."""
+
+FURTHER_KERNELS = ("cascade_exit", "cascade_predict", "devices")
+"""The names that a third-party backend may leave out: who calls such a function is told."""
 
 
 class Backend(Protocol):
@@ -60,9 +54,7 @@ class Backend(Protocol):
     def cascade_exit(self, probabilities: Array, policy: CascadePolicy, *, logits: bool) -> CascadeResult:
         """:func:`mrl.spec.cascade_exit`. The thresholds to compare with are ``policy.cuts32`` or ``cuts64``."""
 
-    def cascade_predict(
-        self, z: Array, head: Head, policy: CascadePolicy, *, chunk_rows: int | None
-    ) -> CascadeResult:
+    def cascade_predict(self, z: Array, head: Head, policy: CascadePolicy, *, chunk_rows: int | None) -> CascadeResult:
         """:func:`mrl.spec.cascade_predict`, without the levels that no row needs."""
 
     def from_numpy(self, array: Any, *, dtype: str | None, device: Any) -> Array:

@@ -58,9 +58,19 @@ def zeros(make, *shape, dtype="float32"):
 
 
 BAD_CALLS = [
-    ("labels out of range", {"labels": [0, 3, 1]}, ValueError, r"labels: expected values in \[0, 3\), got 3 at position 1"),
+    (
+        "labels out of range",
+        {"labels": [0, 3, 1]},
+        ValueError,
+        r"labels: expected values in \[0, 3\), got 3 at position 1",
+    ),
     ("negative label", {"labels": [0, 1, -1]}, ValueError, r"labels: .* got -1 at position 2"),
-    ("another label than the ignored", {"labels": [-100, 1, -1], "ignore_index": -100}, ValueError, r"got -1 at position 2"),
+    (
+        "another label than the ignored",
+        {"labels": [-100, 1, -1], "ignore_index": -100},
+        ValueError,
+        r"got -1 at position 2",
+    ),
     ("too few labels", {"labels": [0, 1]}, ValueError, r"labels: expected shape \(3,\)"),
     ("labels of another rank", {"labels": [[0, 1, 2]]}, ValueError, r"labels: expected shape \(3,\)"),
     ("float labels", {"labels_dtype": "float32"}, TypeError, r"labels: expected an integer dtype, got float32"),
@@ -174,7 +184,9 @@ def test_none_left_is_zero(make, fused: bool, reduction: str) -> None:
     z = make(np.full((2, 4), np.nan))
     loss = mrl.nested_cross_entropy(z, head, labels, NESTING, ignore_index=7, reduction=reduction, fused=fused)
     np.testing.assert_array_equal(np.asarray(loss.total), 0.0)
-    empty = mrl.nested_cross_entropy(make(np.zeros((0, 4))), head, make([], "int32"), NESTING, reduction=reduction, fused=fused)
+    empty = mrl.nested_cross_entropy(
+        make(np.zeros((0, 4))), head, make([], "int32"), NESTING, reduction=reduction, fused=fused
+    )
     np.testing.assert_array_equal(np.asarray(empty.total), np.zeros(() if reduction != "none" else (0,)))
 
 

@@ -49,8 +49,14 @@ def test_compare_is_strict_about_nan_shape_and_infinity() -> None:
 def test_a_surviving_mutant_fails_the_proof() -> None:
     case = mrl.testing.CASES[3]
     harmless = Mutant("changes nothing")
-    with pytest.raises(AssertionError, match="these mutants broke no bound .* changes nothing"):
-        prove(mrl.testing.Case(**{**vars(case), "mutants": (harmless,)}), ValueDriver("numpy"), "eager", "float32", examples=5)
+    with pytest.raises(AssertionError, match=r"these mutants broke no bound .* changes nothing"):
+        prove(
+            mrl.testing.Case(**{**vars(case), "mutants": (harmless,)}),
+            ValueDriver("numpy"),
+            "eager",
+            "float32",
+            examples=5,
+        )
 
 
 def test_a_wrong_dtype_fails_the_proof() -> None:
@@ -61,12 +67,16 @@ def test_a_wrong_dtype_fails_the_proof() -> None:
         return lambda arrays, constants: [x.astype(np.float64) for x in run(arrays, constants)]
 
     with pytest.raises(AssertionError, match=r"expected outputs in float32 .* got \['float64'\]"):
-        prove(mrl.testing.Case(**{**vars(case), "function": function}), ValueDriver("numpy"), "eager", "float32", examples=5)
+        prove(
+            mrl.testing.Case(**{**vars(case), "function": function}),
+            ValueDriver("numpy"),
+            "eager",
+            "float32",
+            examples=5,
+        )
 
 
-@pytest.mark.parametrize(
-    ("argument", "value"), [("ops", "softmax"), ("dtypes", "float8"), ("modes", "lazy")]
-)
+@pytest.mark.parametrize(("argument", "value"), [("ops", "softmax"), ("dtypes", "float8"), ("modes", "lazy")])
 def test_unknown_names_are_refused(argument: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"{argument}: expected names of .* got '{value}'"):
         mrl.testing.check_backend("numpy", **{argument: [value]})

@@ -12,7 +12,9 @@ OPS = [case.name for case in mrl.testing.CASES]
 def test_backend_equals_the_specification(backend_name: str, op: str) -> None:
     rows = mrl.testing.check_backend(backend_name, ops=[op], examples=24)
     driver = driver_of(backend_name)
-    assert {(row.dtype, row.mode) for row in rows} == {(dtype, mode) for dtype in driver.dtypes for mode in driver.modes}
+    assert {(row.dtype, row.mode) for row in rows} == {
+        (dtype, mode) for dtype in driver.dtypes for mode in driver.modes
+    }
     for row in rows:
         assert row.examples >= 12
         assert row.worst <= 1

@@ -35,7 +35,10 @@ def functions(convert):
         "nested_logits": (lambda z: mrl.nested_logits(z, head, NESTING), spec.nested_logits(Z, HEAD, NESTING)),
         "fused": (lambda z: mrl.nested_cross_entropy(z, head, labels, NESTING).total, LOSS.total),
         "composed": (lambda z: mrl.nested_cross_entropy(z, head, labels, NESTING, fused=False).total, LOSS.total),
-        "nested": (nested, sum(w * energy(spec.truncate(Z, m)) for m, w in zip(NESTING.dims, NESTING.weights, strict=True))),
+        "nested": (
+            nested,
+            sum(w * energy(spec.truncate(Z, m)) for m, w in zip(NESTING.dims, NESTING.weights, strict=True)),
+        ),
     }
 
 
@@ -82,7 +85,9 @@ class TestTorch:
         self.torch.compiler.reset()
         bad = self.labels.clone()
         bad[1] = 3
-        compiled = self.torch.compile(lambda y: mrl.nested_cross_entropy(self.z, self.head, y, NESTING).total, fullgraph=True)
+        compiled = self.torch.compile(
+            lambda y: mrl.nested_cross_entropy(self.z, self.head, y, NESTING).total, fullgraph=True
+        )
         assert math.isnan(compiled(bad)) and math.isfinite(compiled(self.labels))
 
     @FUSED
@@ -126,9 +131,9 @@ class TestTorch:
             "jvp": lambda: func.jvp(loss, (self.z,), (self.z,)),
             "hessian": lambda: func.hessian(loss)(self.z),
             "grad of grad": lambda: func.grad(lambda z: func.grad(loss)(z).norm())(self.z),
-            "vmap": lambda: func.vmap(lambda z, y: mrl.nested_cross_entropy(z[None], self.head, y[None], NESTING).total)(
-                self.z, self.labels
-            ),
+            "vmap": lambda: func.vmap(
+                lambda z, y: mrl.nested_cross_entropy(z[None], self.head, y[None], NESTING).total
+            )(self.z, self.labels),
             "jacrev": lambda: func.jacrev(loss)(self.z),
         }
         for ask in asked.values():
@@ -148,7 +153,9 @@ class TestTorch:
         """With the head frozen only z's product runs backward, and with nothing to learn none does."""
         shapes = []
         product = self.torch.mm
-        monkeypatch.setattr(self.torch, "mm", lambda a, b, **kw: (shapes.append((a.shape, b.shape)), product(a, b, **kw))[1])
+        monkeypatch.setattr(
+            self.torch, "mm", lambda a, b, **kw: (shapes.append((a.shape, b.shape)), product(a, b, **kw))[1]
+        )
         self.loss(self.z)
         assert shapes == []
         self.loss(self.z.clone().requires_grad_()).backward()
@@ -158,7 +165,9 @@ class TestTorch:
         z, head = self.z.double().requires_grad_(), mrl.TiedHead(*(x.double().requires_grad_() for x in self.head))
         for kw in ({}, {"reduction": "none", "label_smoothing": 0.1}, {"chunk_rows": 3, "ignore_index": 1}):
             assert self.torch.autograd.gradcheck(
-                lambda z, w, b, kw=kw: mrl.nested_cross_entropy(z, mrl.TiedHead(w, b), self.labels, NESTING, **kw).total,
+                lambda z, w, b, kw=kw: (
+                    mrl.nested_cross_entropy(z, mrl.TiedHead(w, b), self.labels, NESTING, **kw).total
+                ),
                 (z, *head),
             )
 
@@ -205,7 +214,9 @@ class TestJax:
         def loss(z):
             return self.loss(z, False)
 
-        np.testing.assert_allclose(self.jax.hessian(loss)(self.z), self.jax.jacrev(self.jax.grad(loss))(self.z), **CLOSE)
+        np.testing.assert_allclose(
+            self.jax.hessian(loss)(self.z), self.jax.jacrev(self.jax.grad(loss))(self.z), **CLOSE
+        )
         _, tangent = self.jax.jvp(loss, (self.z,), (self.z,))
         np.testing.assert_allclose(tangent, np.sum(GRADIENT * Z), **CLOSE)
 
@@ -303,7 +314,8 @@ class TestTensorFlow:
     @pytest.mark.parametrize("jit_compile", [False, True])
     def test_a_tape_outside_of_the_function(self, fused, jit_compile):
         run = self.tf.function(
-            lambda z: mrl.nested_cross_entropy(z, self.head, self.labels, NESTING, fused=fused).total, jit_compile=jit_compile
+            lambda z: mrl.nested_cross_entropy(z, self.head, self.labels, NESTING, fused=fused).total,
+            jit_compile=jit_compile,
         )
         value, gradient = self.gradient(run, self.z)
         np.testing.assert_allclose(value, LOSS.total, **CLOSE)
@@ -353,9 +365,13 @@ class TestTensorFlow:
         assert np.isfinite(run(self.labels))
 
     def test_a_tensor_of_unknown_rank_is_refused(self):
-        run = self.tf.function(lambda z: mrl.truncate(z, 2), input_signature=[self.tf.TensorSpec(None, self.tf.float32)])
+        run = self.tf.function(
+            lambda z: mrl.truncate(z, 2), input_signature=[self.tf.TensorSpec(None, self.tf.float32)]
+        )
         with pytest.raises(ValueError, match="z: expected a known rank"):
             run(self.z)
-        run = self.tf.function(lambda z: mrl.truncate(z, 2), input_signature=[self.tf.TensorSpec([4, None], self.tf.float32)])
+        run = self.tf.function(
+            lambda z: mrl.truncate(z, 2), input_signature=[self.tf.TensorSpec([4, None], self.tf.float32)]
+        )
         with pytest.raises(ValueError, match="z: expected a known last axis"):
             run(self.z)

@@ -37,6 +37,8 @@ def cascade_exit(probabilities: Array, policy: CascadePolicy, *, logits: bool) -
 def cascade_predict(z: Array, head: Head, policy: CascadePolicy, *, chunk_rows: int | None) -> CascadeResult:
     wide = accumulation_dtype(z, head)
     lead, rows = z.shape[:-1], math.prod(z.shape[:-1])
+    if rows == 0:
+        return CascadeResult(jnp.zeros(lead, int), jnp.zeros(lead, int), jnp.zeros(lead, wide))
     classes = (head.weight if isinstance(head, TiedHead) else head.weights[0]).shape[0]
     on_host = jax.default_backend() == "cpu"
     chunk = plan_chunk_rows(rows, classes, wide.itemsize, on_host=on_host, chunk_rows=chunk_rows)

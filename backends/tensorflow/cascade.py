@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from mrl.cascade.planning import plan_chunk_rows, plan_wave_rows
+from mrl.cascade.planning import level_columns, plan_chunk_rows, plan_wave_rows
 from mrl.cascade.policy import CascadePolicy, CascadeResult
 from mrl.heads import Head, TiedHead
 
 from .arrays import accumulation_dtype
-from .cascade_walk import walk, walk_traced
-from .confidence import confidence_of, first_largest, given_confidence
 
 
 def cascade_exit(probabilities: Any, policy: CascadePolicy, *, logits: bool) -> CascadeResult:
@@ -21,14 +20,173 @@ def cascade_exit(probabilities: Any, policy: CascadePolicy, *, logits: bool) -> 
     values = values if values.dtype == tf.float64 else tf.cast(values, tf.float32)
     cuts = policy.cuts64 if values.dtype == tf.float64 else policy.cuts32
     last = len(policy) - 1
-    confidence = given_confidence(values[last], policy, last, logits)
-    labels = first_largest(values[last])
+    confidence = _given(values[last], policy, last, logits)
+    labels = tf.argmax(values[last], -1)
     labels = tf.where(tf.math.is_nan(confidence), -tf.ones_like(labels), labels)
     level = tf.fill(tf.shape(labels), tf.constant(last, tf.int64))
     for g in reversed(range(last)):
-        found = given_confidence(values[g], policy, g, logits)
+        found = _given(values[g], policy, g, logits)
         exits = found > cuts[g]
-        labels = tf.where(exits, first_largest(values[g]), labels)
+        labels = tf.where(exits, tf.argmax(values[g], -1), labels)
         level = tf.where(exits, tf.constant(g, tf.int64), level)
         confidence = tf.where(exits, found, confidence)
     return CascadeResult(labels, level, confidence)
+
+
+def cascade_predict(z: Any, head: Head, policy: CascadePolicy, *, chunk_rows: int | None) -> CascadeResult:
+    z, head = tf.stop_gradient(z), tf.nest.map_structure(tf.stop_gradient, head)
+    wide = accumulation_dtype(z, head)
+    lead = tf.shape(z)[:-1]
+    z = tf.reshape(z, [-1, z.shape[-1]])
+    classes = (head.weight if isinstance(head, TiedHead) else head.weights[0]).shape[0]
+    on_host = "GPU" not in z.device
+    chunk = plan_chunk_rows(z.shape[0], classes, wide.size, on_host=on_host, chunk_rows=chunk_rows)
+    if z.shape[0] == 0:
+        fields = [tf.zeros([0], dtype) for dtype in (tf.int64, tf.int64, wide)]
+    elif not tf.executing_eagerly():
+        fields = _walk_traced(z, head, policy, chunk)
+    else:
+        wave = plan_wave_rows(chunk, classes, wide.size)
+        parts = [_walk(z[i : i + wave], head, policy, chunk) for i in range(0, z.shape[0], wave)]
+        fields = [tf.concat(field, 0) for field in zip(*parts, strict=True)]
+    return CascadeResult(*(tf.reshape(field, lead) for field in fields))
+
+
+def _walk(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int) -> CascadeResult:
+    """All levels for the rows of ``z``; the rows still undecided, and their logits, close up after each."""
+    wide, tied, last = accumulation_dtype(z, head), isinstance(head, TiedHead), len(policy) - 1
+    cuts = policy.cuts64 if wide == tf.float64 else policy.cuts32
+    waiting, answers = tf.range(z.shape[0], dtype=tf.int64), []
+    store: Any = None
+    for g, (weight, bias, (start, stop)) in enumerate(_levels(head, policy, wide)):
+        pick, left, kept = _picker(z, start, stop), [], []
+        for i in range(0, waiting.shape[0], chunk):
+            rows = waiting[i : i + chunk]
+            logits = tf.matmul(tf.cast(pick(rows), wide), weight, transpose_b=True)
+            if tied and g > 0:
+                logits += store[i : i + chunk]
+            elif bias is not None:
+                logits += bias
+            confidence = _confidence(logits, policy.confidence, policy.temperatures[g])
+            if g < last:
+                exits = confidence > cuts[g]
+                stays, done = tf.where(~exits)[:, 0], tf.where(exits)[:, 0]
+                left.append(tf.gather(rows, stays))
+                kept.append(tf.gather(logits, stays) if tied else logits[:0])
+                rows, logits, confidence = tf.gather(rows, done), tf.gather(logits, done), tf.gather(confidence, done)
+            labels = tf.argmax(logits, -1)
+            labels = tf.where(tf.math.is_nan(confidence), -tf.ones_like(labels), labels)
+            answers.append((rows, labels, tf.fill(tf.shape(rows), tf.constant(g, tf.int64)), confidence))
+        if g < last:
+            waiting, store = tf.concat(left, 0), tf.concat(kept, 0)
+            if waiting.shape[0] == 0:
+                break
+    rows, *fields = (tf.concat(field, 0) for field in zip(*answers, strict=True))
+    return CascadeResult(*(tf.scatter_nd(rows[:, None], field, tf.shape(z, tf.int64)[:1]) for field in fields))
+
+
+def _walk_traced(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int) -> list[tf.Tensor]:
+    """The same where shapes are fixed: chunks of one size, as many as are needed when it runs.
+
+    What is beyond the last undecided row is computed and written to a place of its own, behind the last row.
+    """
+    wide, tied, last = accumulation_dtype(z, head), isinstance(head, TiedHead), len(policy) - 1
+    cuts = policy.cuts64 if wide == tf.float64 else policy.cuts32
+    total, lanes = tf.shape(z)[0], tf.range(chunk)
+    levels = _levels(head, policy, wide)
+    classes = levels[0][0].shape[0]
+    fields = (
+        tf.zeros([total + 1], tf.int64),
+        tf.zeros([total + 1], tf.int64),
+        tf.zeros([total + 1], wide),
+    )
+    waiting, count = tf.range(total + chunk), total
+    store = tf.zeros([total + 1 if tied and last else 0, classes], wide)
+    for g, (weight, bias, (start, stop)) in enumerate(levels):
+        pick = _picker(z, start, stop)
+
+        def step(
+            j: tf.Tensor, waiting: tf.Tensor, store: tf.Tensor, kept: tf.Tensor, *fields: tf.Tensor
+        ) -> tuple[tf.Tensor, ...]:
+            places = j * chunk + lanes
+            used = places < count
+            here = tf.slice(waiting, [j * chunk], [chunk])
+            x = tf.cast(pick(tf.minimum(here, total - 1)), wide)
+            logits = tf.matmul(x, weight, transpose_b=True)
+            if tied and g > 0:
+                logits += tf.gather(store, tf.minimum(places, total))
+            elif bias is not None:
+                logits += bias
+            confidence = _confidence(logits, policy.confidence, policy.temperatures[g])
+            exits = used & (confidence > cuts[g]) if g < last else used
+            labels = tf.argmax(logits, -1)
+            labels = tf.where(tf.math.is_nan(confidence), -tf.ones_like(labels), labels)
+            target = tf.where(exits, here, total)[:, None]
+            found = (labels, tf.fill([chunk], tf.constant(g, tf.int64)), confidence)
+            fields = tuple(tf.tensor_scatter_nd_update(a, target, b) for a, b in zip(fields, found, strict=True))
+            if g < last:
+                stays = used & ~exits
+                place = kept + tf.cumsum(tf.cast(stays, tf.int32)) - 1
+                place = tf.where(stays, place, total)[:, None]
+                with tf.control_dependencies([here, logits]):  # read before it is overwritten
+                    waiting = tf.tensor_scatter_nd_update(waiting, place, here)
+                    if tied:
+                        store = tf.tensor_scatter_nd_update(store, place, logits)
+                kept += tf.math.count_nonzero(stays, dtype=tf.int32)
+            return j + 1, waiting, store, kept, *fields
+
+        chunks = (count + chunk - 1) // chunk
+        state = (tf.constant(0), waiting, store, tf.constant(0), *fields)
+        _, waiting, store, count, *fields = tf.while_loop(
+            lambda j, *_, chunks=chunks: j < chunks, step, state, parallel_iterations=1
+        )
+    return [field[:total] for field in fields]
+
+
+def _levels(
+    head: Head, policy: CascadePolicy, wide: tf.DType
+) -> list[tuple[tf.Tensor, tf.Tensor | None, tuple[int, int]]]:
+    """Each level's matrix, its bias, and the columns of ``z`` that it multiplies."""
+    tied, count = isinstance(head, TiedHead), len(policy)
+    weights = (head.weight,) * count if tied else head.weights
+    biases = ((head.bias,) * count if tied else head.biases) or (None,) * count
+    return [
+        (tf.cast(weight[:, start:stop], wide), None if bias is None else tf.cast(bias, wide), (start, stop))
+        for weight, bias, (start, stop) in zip(weights, biases, level_columns(policy.nesting, tied=tied), strict=True)
+    ]
+
+
+def _picker(z: tf.Tensor, start: int, stop: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The columns of given rows. Both slices are copies: narrow columns are cut out of all rows once."""
+    if 8 * (stop - start) <= z.shape[1]:
+        columns = z[:, start:stop]
+        return lambda rows: tf.gather(columns, rows)
+    return lambda rows: tf.gather(z, rows)[:, start:stop]
+
+
+def _given(values: tf.Tensor, policy: CascadePolicy, g: int, logits: bool) -> tf.Tensor:
+    """The confidence of level ``g`` of given logits or probabilities."""
+    if logits:
+        return _confidence(values, policy.confidence, policy.temperatures[g])
+    if policy.temperatures[g] != 1:
+        return _confidence(tf.math.log(values), policy.confidence, policy.temperatures[g])
+    return _reduce(values, values, policy.confidence)
+
+
+def _confidence(logits: tf.Tensor, kind: str, temperature: float) -> tf.Tensor:
+    """``spec.confidence`` of logits in their own dtype."""
+    return _reduce(tf.nn.softmax(logits if temperature == 1 else logits / temperature), logits, kind)
+
+
+def _reduce(p: tf.Tensor, order: tf.Tensor, kind: str) -> tf.Tensor:
+    """The confidence of probabilities whose largest is the largest of ``order``; NaN where any of them is."""
+    classes, largest = p.shape[-1], tf.reduce_max(p, -1)
+    if kind == "probability" or classes == 1:
+        confidence = largest
+    elif kind == "margin":
+        first = tf.one_hot(tf.argmax(order, -1), classes, True, False, dtype=tf.bool)
+        confidence = largest - tf.reduce_max(tf.where(first, tf.zeros_like(p), p), -1)
+    else:
+        confidence = 1 + tf.reduce_sum(tf.math.xlogy(p, p), -1) / math.log(classes)
+    # TensorFlow's reductions to a maximum do not promise to keep a NaN.
+    return tf.where(tf.reduce_any(tf.math.is_nan(p), -1), tf.constant(math.nan, p.dtype), confidence)

@@ -33,10 +33,10 @@ def sweep(
     if len(parts) == 1:
         losses, dz, dleaves = parts[0]
         return losses, [dz, *dleaves]
-    losses, dzs, dleaves = zip(*parts, strict=True)
+    all_losses, dzs, all_dleaves = zip(*parts, strict=True)
     dz = tf.concat(dzs, 0) if needs[0] else None
-    sums = [None if each[0] is None else tf.add_n(each) for each in zip(*dleaves, strict=True)]
-    return tf.concat(losses, 1), [dz, *sums]
+    sums = [None if each[0] is None else tf.add_n(each) for each in zip(*all_dleaves, strict=True)]
+    return tf.concat(all_losses, 1), [dz, *sums]
 
 
 def _sweep_unknown(
@@ -74,11 +74,17 @@ def _sweep_unknown(
 
 
 def _sweep_tied(
-    z: tf.Tensor, labels: tf.Tensor, rows: tf.Tensor, *, leaves: tuple[tf.Tensor, ...], plan: Plan, needs: tuple[bool, ...]
+    z: tf.Tensor,
+    labels: tf.Tensor,
+    rows: tf.Tensor,
+    *,
+    leaves: tuple[tf.Tensor, ...],
+    plan: Plan,
+    needs: tuple[bool, ...],
 ) -> tuple[tf.Tensor, tf.Tensor | None, list[tf.Tensor | None]]:
     weight, bias = leaves if len(leaves) == 2 else (*leaves, None)
     blocks = plan.nesting.blocks
-    levels = []
+    levels: list[tf.Tensor] = []
     for start, stop in blocks:
         block = tf.matmul(z[:, start:stop], weight[:, start:stop], transpose_b=True)
         before = levels[-1] if levels else bias
@@ -87,7 +93,7 @@ def _sweep_tied(
     needs_z, needs_weight, needs_bias = (*needs, False)[:3]
     dz = dweight = dbias = None
     if any(needs):
-        suffixes = []
+        suffixes: list[tf.Tensor] = []
         for w, residual in zip(reversed(plan.nesting.weights), reversed(residuals), strict=True):
             suffixes.append(w * residual + suffixes[-1] if suffixes else w * residual)
         suffixes.reverse()
@@ -105,7 +111,13 @@ def _sweep_tied(
 
 
 def _sweep_untied(
-    z: tf.Tensor, labels: tf.Tensor, rows: tf.Tensor, *, leaves: tuple[tf.Tensor, ...], plan: Plan, needs: tuple[bool, ...]
+    z: tf.Tensor,
+    labels: tf.Tensor,
+    rows: tf.Tensor,
+    *,
+    leaves: tuple[tf.Tensor, ...],
+    plan: Plan,
+    needs: tuple[bool, ...],
 ) -> tuple[tf.Tensor, tf.Tensor | None, list[tf.Tensor | None]]:
     count = len(plan.nesting)
     needs_z, needs_weights, needs_biases = needs[0], needs[1 : 1 + count], needs[1 + count :]

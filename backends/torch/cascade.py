@@ -111,7 +111,11 @@ def _(
 
 
 def _empty(z: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    return z.new_empty(len(z), dtype=torch.int64), z.new_empty(len(z), dtype=torch.int64), z.new_empty(len(z), dtype=wide)
+    return (
+        z.new_empty(len(z), dtype=torch.int64),
+        z.new_empty(len(z), dtype=torch.int64),
+        z.new_empty(len(z), dtype=wide),
+    )
 
 
 def _walk(z: Tensor, head: Head, policy: CascadePolicy, chunk: int, result: CascadeResult) -> None:

@@ -73,7 +73,9 @@ def _forward(z: Tensor, labels: Tensor, rows: Tensor, plan: Plan, leaves: Sequen
     return [total, per_level, *(gradient for gradient in gradients if gradient is not None)]
 
 
-def _save(ctx: Any, plan: Plan, arrays: Sequence[Tensor], labels: Tensor, rows: Tensor, output: Sequence[Tensor]) -> None:
+def _save(
+    ctx: Any, plan: Plan, arrays: Sequence[Tensor], labels: Tensor, rows: Tensor, output: Sequence[Tensor]
+) -> None:
     ctx.plan = plan
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(labels, rows, *arrays, *output[2:])
@@ -191,8 +193,8 @@ def _(
 
 
 def _set_up_operator(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    z, labels, rows, leaves, dims, weights, *options, needs = inputs
-    _save(ctx, Plan(Nesting(dims, weights), *options, tuple(needs)), (z, *leaves), labels, rows, output)
+    z, labels, rows, leaves, dims, weights, tied, label_smoothing, summed, chunk_rows, needs = inputs
+    _save(ctx, Plan(Nesting(dims, weights), tied, label_smoothing, summed, chunk_rows, tuple(needs)), (z, *leaves), labels, rows, output)
 
 
 def _operator_backward(ctx: Any, upstream: list[Tensor | None]) -> tuple[Any, ...]:

@@ -44,7 +44,7 @@ def classifiers(head: Head, nesting: Nesting) -> Iterator[tuple[int, Float, Floa
 
 
 def _affine(x: Float, weight: Float, bias: Float | None) -> Float:
-    product = x @ weight.T
+    product: Float = x @ weight.T
     return product if bias is None else product + bias
 
 
@@ -54,4 +54,4 @@ def _collect(head: Head, weights: list[Float], biases: list[Float | None]) -> He
     tied = np.zeros(np.shape(head.weight))
     for gradient in weights:
         tied[:, : gradient.shape[1]] += gradient
-    return TiedHead(tied, None if head.bias is None else np.sum(biases, axis=0))
+    return TiedHead(tied, None if head.bias is None else np.sum([bias for bias in biases if bias is not None], axis=0))

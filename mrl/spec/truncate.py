@@ -15,10 +15,11 @@ def truncate(z: ArrayLike, dim: int, *, normalize: bool = True) -> Float:
     """``x = z[..., :dim]``, or ``x / ||x||``; zeros where ``||x|| <= 1e-12``."""
     x = np.asarray(z, np.float64)[..., :dim]
     if not normalize:
-        return x.copy()
+        return np.array(x)
     norm = _norm(x)
     tiny = norm <= SMALLEST_NORM
-    return np.where(tiny, 0.0, x / np.where(tiny, 1.0, norm))
+    prefix: Float = np.where(tiny, 0.0, x / np.where(tiny, 1.0, norm))
+    return prefix
 
 
 def truncate_vjp(z: ArrayLike, dim: int, upstream: ArrayLike, *, normalize: bool = True) -> Float:

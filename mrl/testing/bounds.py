@@ -17,11 +17,12 @@ products); Blanchard, Higham and Higham, IMA J. Numer. Anal. 41 (2021), sections
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from .. import spec
+from ..heads import Head
 from ..spec.logits import classifiers
 from .problems import SMALLEST, UNIT_ROUNDOFF, Float, Problem, head_leaves
 
@@ -159,7 +160,9 @@ def _gradients(problem: Problem, r: Float, e_r: Float, u: float, used: np.ndarra
     levels = len(layout.nesting)
     # The same products of absolute values bound the errors, whichever way the sums are arranged.
     magnitude = type(problem.head)(*_absolute(problem.head))
-    e_dz, _ = spec.nested_logits_vjp(z, magnitude, layout.nesting, e_r + gamma(layout.classes + levels + 6, u) * np.abs(r))
+    e_dz, _ = spec.nested_logits_vjp(
+        z, magnitude, layout.nesting, e_r + gamma(layout.classes + levels + 6, u) * np.abs(r)
+    )
     _, e_dhead = spec.nested_logits_vjp(
         np.abs(z), magnitude, layout.nesting, e_r + gamma(layout.rows + levels + 6, u) * np.abs(r)
     )
@@ -167,10 +170,10 @@ def _gradients(problem: Problem, r: Float, e_r: Float, u: float, used: np.ndarra
     return {"dz": (dz, e_dz), **{f"dhead[{i}]": pair for i, pair in enumerate(pairs)}}
 
 
-def _absolute(head: object) -> list[object]:
+def _absolute(head: Head) -> list[Any]:
     return [
         None if field is None else tuple(np.abs(x) for x in field) if isinstance(field, tuple) else np.abs(field)
-        for field in head  # type: ignore[attr-defined]
+        for field in head
     ]
 
 

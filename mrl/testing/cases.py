@@ -66,7 +66,9 @@ def _truncate(normalize: bool) -> Case:
 
     name = "truncate" if normalize else "truncate[normalize=False]"
     mutants = TRUNCATE if normalize else TRUNCATE[:1]
-    return Case(name, function, expected, mutants, "embedding", ("leading",), head=False, narrow=True, seen=prefix_upstream)
+    return Case(
+        name, function, expected, mutants, "embedding", ("leading",), head=False, narrow=True, seen=prefix_upstream
+    )
 
 
 def _nested_logits() -> Case:
@@ -122,7 +124,14 @@ def _nested() -> Case:
         return Problem(**{**vars(problem), "upstream": problem.upstream[..., 0]})
 
     return Case(
-        "nested", function, bounds.nested_ends, TRUNCATE[:2], "embedding", ("leading",), head=False, narrow=True,
+        "nested",
+        function,
+        bounds.nested_ends,
+        TRUNCATE[:2],
+        "embedding",
+        ("leading",),
+        head=False,
+        narrow=True,
         seen=only_embeddings,
     )
 

@@ -30,9 +30,14 @@ class Result(NamedTuple):
 class Driver(Protocol):
     """One framework's way of running a function."""
 
-    name: str
-    modes: tuple[str, ...]
-    dtypes: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def modes(self) -> tuple[str, ...]: ...
+
+    @property
+    def dtypes(self) -> tuple[str, ...]: ...
 
     def run(
         self,
@@ -52,7 +57,8 @@ def driver_of(name: str) -> Driver:
     """The driver of a backend; a plug-in gets one that runs it eagerly and looks at values only."""
     if name in BUILTIN:
         backend_named(name)  # says what to install where the framework is missing
-    return {"torch": TorchDriver, "jax": JaxDriver, "tensorflow": TensorFlowDriver}.get(name, lambda: ValueDriver(name))()
+    drivers: dict[str, Callable[[], Driver]] = {"torch": TorchDriver, "jax": JaxDriver, "tensorflow": TensorFlowDriver}
+    return drivers[name]() if name in drivers else ValueDriver(name)
 
 
 class ValueDriver:
@@ -78,7 +84,8 @@ class ValueDriver:
     ) -> Result:
         make = self._backend.from_numpy
         outputs = function(
-            [make(x, dtype=dtype, device=device) for x in arrays], [make(x, dtype=None, device=device) for x in constants]
+            [make(x, dtype=dtype, device=device) for x in arrays],
+            [make(x, dtype=None, device=device) for x in constants],
         )
         values = [np.asarray(self._backend.to_numpy(x, blocking=True), np.float64) for x in outputs]
         return Result(values, None, [dtype_name(x) for x in outputs], [])

@@ -142,7 +142,9 @@ def _case(
         (),
         "loss",
         head=against != "nested_cosine",
-        constants=(lambda problem: [problem.targets]) if against == "nested_cosine" else (lambda problem: [problem.labels]),
+        constants=(lambda problem: [problem.targets])
+        if against == "nested_cosine"
+        else (lambda problem: [problem.labels]),
         layouts=drawn,
         dtypes_checked=False,
     )

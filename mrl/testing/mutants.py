@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def _drop_class(problem: Problem) -> Problem | None:
     head = problem.head
     gone = np.arange(problem.layout.classes) == dropped
 
-    def without(bias: np.ndarray) -> np.ndarray:
+    def without(bias: Any) -> np.ndarray:
         return np.where(gone, -1e4, bias)
 
     if isinstance(head, TiedHead):

@@ -92,9 +92,7 @@ def check_backend(
     for case in _chosen("ops", ops, {case.name: case for case in CASES}):
         for dtype in _chosen("dtypes", dtypes, {dtype: dtype for dtype in driver.dtypes}):
             for mode in _chosen("modes", modes, {mode: mode for mode in driver.modes}):
-                rows.append(
-                    prove(case, driver, mode, dtype, device=device, examples=examples, random_seed=random_seed)
-                )
+                rows.append(prove(case, driver, mode, dtype, device=device, examples=examples, random_seed=random_seed))
     return rows
 
 
@@ -163,7 +161,9 @@ def compare(expected: Bounded, result: Result) -> tuple[float, str]:
     """The largest error of a result as a share of its bound, and the output where it is."""
     values = [name for name in expected if not name.startswith("d")]
     gradients = [name for name in expected if name.startswith("d")]
-    found = [*zip(values, result.outputs), *zip(gradients, result.gradients or ())]
+    found = list(zip(values, result.outputs, strict=True))
+    if result.gradients is not None:
+        found += zip(gradients, result.gradients, strict=True)
     worst, where = 0.0, "-"
     for name, x in found:
         value, bound = expected[name]
@@ -183,7 +183,14 @@ def _run(case: Case, driver: Driver, mode: str, problem: Problem, device: Any) -
     layout = problem.layout
     key = (case.name, layout)
     return driver.run(
-        mode, key, case.function(layout), case.arrays(problem), case.constants(problem), problem.upstream, problem.dtype, device
+        mode,
+        key,
+        case.function(layout),
+        case.arrays(problem),
+        case.constants(problem),
+        problem.upstream,
+        problem.dtype,
+        device,
     )
 
 
@@ -207,10 +214,10 @@ def _check_dtypes(case: Case, problem: Problem, result: Result) -> None:
 
 
 def _search(example: Any, strategy: Any, examples: int, random_seed: int | None) -> None:
-    test = given(strategy)(example)
-    test = settings(
+    configure: Any = settings(
         max_examples=examples, deadline=None, database=None, print_blob=False, suppress_health_check=list(HealthCheck)
-    )(test)
+    )
+    test = configure(given(strategy)(example))
     if random_seed is not None:
         test = seed(random_seed)(test)
     test()
@@ -219,7 +226,9 @@ def _search(example: Any, strategy: Any, examples: int, random_seed: int | None)
 def _report(what: str, output: str, share: float, problem: Problem) -> str:
     with np.printoptions(precision=17, threshold=60):
         lines = [f"  {name}: {value!r}" for name, value in vars(problem).items() if value is not None]
-    return f"{what}: {output} is {share:.3g} times its error bound away from the specification, for\n" + "\n".join(lines)
+    return f"{what}: {output} is {share:.3g} times its error bound away from the specification, for\n" + "\n".join(
+        lines
+    )
 
 
 def _chosen(argument: str, names: Sequence[str] | None, known: dict[str, Any]) -> list[Any]:

@@ -52,7 +52,10 @@ def verify(
                 print(f"{op:36}{dtype:10}{mode:9}FAILED\n{type(error).__name__}: {error}")
                 continue
             killed = f"{len(row.killed)} of {len(row.killed) + len(row.survived)}"
-            print(f"{op:36}{dtype:10}{mode:9}{row.examples:9}{row.worst:13.3f} {row.worst_output:>7}  {killed}", flush=True)
+            print(
+                f"{op:36}{dtype:10}{mode:9}{row.examples:9}{row.worst:13.3f} {row.worst_output:>7}  {killed}",
+                flush=True,
+            )
     print("\nNot proved." if failed else "\nProved: every error is within its bound, and every mutant was found out.")
     return 1 if failed else 0
 

@@ -1,0 +1,119 @@
+"""Everything the project does with itself: ``nox -s demo`` and ``nox -s tests`` are the two to know; ``nox -l`` lists all.
+
+Sessions install the package as a user would, not editable, and so test what the wheel holds.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "build", "tests"]
+
+ROOT = Path(__file__).parent
+FRAMEWORKS = ("torch", "jax", "tensorflow")
+BACKENDS = ("numpy", *FRAMEWORKS)
+TEST_TOOLS = ("pytest>=8", "pytest-xdist>=3.6")
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def install(session: nox.Session, *extras: str, tools: tuple[str, ...] = ()) -> None:
+    target = f".[{','.join(extras)}]" if extras else "."
+    # Not from a wheel that pip kept: the version does not change with every edit.
+    session.run("pip", "uninstall", "--yes", "--quiet", "mrl", silent=True)
+    session.install("--constraint", "constraints.txt", target, *tools)
+
+
+def pytest(session: nox.Session, *arguments: str, backends: tuple[str, ...] = ()) -> None:
+    chosen = [f"--backend={name}" for name in backends]
+    # One thread a worker: two workers are as many as a small machine has cores for.
+    env = {**QUIET, "OMP_NUM_THREADS": "1"}
+    session.run("pytest", "-q", "--numprocesses=2", "--dist=worksteal", *chosen, *arguments, *session.posargs, env=env)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All backends in one process, with everything that is installed beside them: the command of the README."""
+    install(session, "all", tools=TEST_TOOLS)
+    pytest(session)
+
+
+@nox.session
+@nox.parametrize("backend", BACKENDS)
+def tests_alone(session: nox.Session, backend: str) -> None:
+    """One backend in an environment without the other frameworks."""
+    install(session, *(() if backend == "numpy" else (backend,)), "testing", "demo", tools=TEST_TOOLS)
+    pytest(session, backends=(backend,))
+
+
+@nox.session
+def x64_off(session: nox.Session) -> None:
+    """JAX as most people run it, without 64-bit numbers."""
+    install(session, "jax", "testing", "demo", tools=TEST_TOOLS)
+    pytest(session, "--x64=off", backends=("jax",))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, imports, and the ban on the top-level folders."""
+    session.install("ruff==0.17.6")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types of the installed wheel, from another folder: at the root half of the package would not be seen."""
+    install(session, "testing", tools=("mypy==2.4.1",))
+    session.chdir(session.create_tmp())
+    session.run("mypy", f"--config-file={ROOT / 'pyproject.toml'}", "--cache-dir=.mypy_cache", "-p", "mrl")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The examples of the README, of docs/ and of every docstring."""
+    install(session, "all", tools=TEST_TOOLS)
+    pytest(session, "tests/test_docs.py")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the wheel and the source distribution, and compare what the wheel holds with the tree."""
+    session.install("build")
+    out = Path(session.create_tmp()) / "dist"
+    for old in out.glob("*"):
+        old.unlink()
+    session.run("python", "-m", "build", "--outdir", str(out))
+    (wheel,) = out.glob("*.whl")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
+    tree = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mrl").rglob("*.py")}
+    for folder in ("backends", "adapters"):
+        tree |= {f"mrl/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / folder).rglob("*.py")}
+    if held != tree:
+        session.error(f"missing from the wheel: {sorted(tree - held)}; not in the tree: {sorted(held - tree)}")
+    session.log(f"{wheel.name} holds all {len(held)} modules")
+
+
+@nox.session
+def verify(session: nox.Session) -> None:
+    """The proof as a table, with more examples than the tests draw."""
+    install(session, "all")
+    session.run("mrl", "verify", *session.posargs, env=QUIET)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Train on real images and compare; ``-- --backend jax`` or ``tensorflow`` for another framework."""
+    install(session, "all")
+    session.run("mrl", "demo", *session.posargs, env=QUIET)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """What nested training and cascades cost, as ratios; ``-- --quick`` for less than a minute."""
+    install(session, "all", tools=("optax>=0.2",))
+    session.run("python", "benchmarks/run.py", *session.posargs, env=QUIET)

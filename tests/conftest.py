@@ -1,0 +1,84 @@
+"""The backends under test, chosen on the command line, and Hypothesis' profiles."""
+
+import os
+import sys
+from importlib import import_module
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+BACKENDS = ("numpy", "torch", "jax", "tensorflow")
+
+CHECKS = list(HealthCheck)
+settings.register_profile("ci", deadline=None, max_examples=25, database=None, suppress_health_check=CHECKS)
+settings.register_profile("long", deadline=None, max_examples=500, database=None, suppress_health_check=CHECKS)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("mrl")
+    group.addoption(
+        "--backend",
+        action="append",
+        choices=BACKENDS,
+        help="test this backend only; repeat for more (default: all four)",
+    )
+    group.addoption("--x64", choices=("on", "off"), default="on", help="JAX with 64-bit numbers (default: on)")
+    group.addoption("--profile", choices=("ci", "long"), default="ci", help="Hypothesis' profile (default: ci)")
+
+
+def chosen(config: pytest.Config) -> tuple[str, ...]:
+    return tuple(config.getoption("--backend") or BACKENDS)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile(config.getoption("--profile"))
+    for name in chosen(config):
+        try:
+            import_module(name)
+        except ImportError as error:  # a backend that was asked for and is missing fails, it is not skipped
+            raise pytest.UsageError(
+                f"--backend: {name} cannot be imported ({error}); install it, or name the ones to test"
+            ) from error
+    if "jax" in chosen(config):
+        sys.modules["jax"].config.update("jax_enable_x64", config.getoption("--x64") == "on")
+    if "tensorflow" in chosen(config):
+        sys.modules["tensorflow"].get_logger().setLevel("ERROR")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend_name" in metafunc.fixturenames:
+        metafunc.parametrize("backend_name", chosen(metafunc.config))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs a backend that was not asked for; pytest reports how many."""
+    left_out = {f"backend_{name}" for name in BACKENDS if name not in chosen(config)}
+    keep, drop = [], []
+    for item in items:
+        (drop if left_out & set(getattr(item, "fixturenames", ())) else keep).append(item)
+    config.hook.pytest_deselected(items=drop)
+    items[:] = keep
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """``backends`` beside ``mrl.backends`` would be a second copy of every module."""
+    for name in ("backends", "adapters"):
+        if name in sys.modules:
+            raise pytest.UsageError(f"{name} was imported as a top-level package; import mrl.{name}")
+
+
+@pytest.fixture
+def backend_torch() -> None:
+    """For tests that need PyTorch."""
+
+
+@pytest.fixture
+def backend_jax() -> None:
+    """For tests that need JAX."""
+
+
+@pytest.fixture
+def backend_tensorflow() -> None:
+    """For tests that need TensorFlow."""
