@@ -14,7 +14,9 @@ from .protocol import Backend
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 REDUCTIONS = ("mean", "sum", "none")
 
-_DTYPE_NAMES: dict[Any, str] = {}  # a memo: asking NumPy for a dtype's name costs over a microsecond
+# A memo: asking NumPy for a dtype's name costs over a microsecond. The dtypes of others stay out of it, because
+# torch.compile cannot trace a dictionary that holds TensorFlow's.
+_DTYPE_NAMES: dict[np.dtype[Any], str] = {}
 
 
 def check_nesting(nesting: Nesting) -> None:
@@ -169,10 +171,11 @@ def check_flag(name: str, value: bool) -> None:
 def dtype_name(array: Array) -> str:
     """``"float32"`` and the like, the same in every framework."""
     dtype = array.dtype
+    if not isinstance(dtype, np.dtype):
+        return getattr(dtype, "name", None) or str(dtype).removeprefix("torch.")
     name = _DTYPE_NAMES.get(dtype)
     if name is None:
-        name = getattr(dtype, "name", None) or str(dtype).removeprefix("torch.")
-        _DTYPE_NAMES[dtype] = name
+        name = _DTYPE_NAMES[dtype] = dtype.name
     return name
 
 
