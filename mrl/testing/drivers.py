@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ..checks import dtype_name
-from ..dispatch import BUILTIN, backend_named
+from ..dispatch import BUILTIN, backend_named, backend_of
 from .problems import Float
 
 Function = Callable[[list[Any], list[Any]], Sequence[Any]]
@@ -87,7 +87,7 @@ class ValueDriver:
             [make(x, dtype=dtype, device=device) for x in arrays],
             [make(x, dtype=None, device=device) for x in constants],
         )
-        values = [np.asarray(self._backend.to_numpy(x, blocking=True), np.float64) for x in outputs]
+        values = [np.asarray(backend_of({"output": x}).to_numpy(x, blocking=True), np.float64) for x in outputs]
         return Result(values, None, [dtype_name(x) for x in outputs], [])
 
 

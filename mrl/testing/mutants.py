@@ -23,12 +23,14 @@ class Mutant:
     """A mistake. ``problem`` or ``result`` gives ``None`` where the mistake makes no difference.
 
     ``retraces`` marks a mistake in what a traced function holds constant; traced modes leave it to eager ones.
+    ``wide_range`` marks one that shows in numbers too small for float16 only.
     """
 
     name: str
     problem: Callable[[Problem], Problem | None] = lambda problem: problem
     result: Callable[[Result, Problem], Result | None] = lambda result, problem: result
     retraces: bool = False
+    wide_range: bool = False
 
 
 def _roll(problem: Problem) -> Problem | None:
@@ -41,6 +43,11 @@ def _whole_norm(result: Result, problem: Problem) -> Result | None:
     if not np.all(norm > 0):
         return None
     return result._replace(outputs=[problem.z[..., :dim] / norm])
+
+
+def _larger_smallest_norm(result: Result, problem: Problem) -> Result | None:
+    norm = np.linalg.norm(problem.z[..., : problem.upstream.shape[-1]], axis=-1, keepdims=True)
+    return result._replace(outputs=[np.where(norm <= 1e-8, 0.0, result.outputs[0])])
 
 
 def _scaled_gradient(result: Result, problem: Problem) -> Result | None:
@@ -126,6 +133,7 @@ TRUNCATE = (
     GRADIENT,
     UPSTREAM,
     Mutant("norm of the whole embedding", result=_whole_norm),
+    Mutant("smallest norm 1e-8", result=_larger_smallest_norm, wide_range=True),
 )
 
 LOGITS = (

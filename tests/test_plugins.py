@@ -1,0 +1,133 @@
+"""Backends from other distributions: installed by pip, found, proved and used; and broken ones that say so."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+PLUGINS = Path(__file__).parent / "plugins"
+ARRAYS = (PLUGINS / "toyarrays.py").read_text(encoding="utf-8")
+KERNELS = (PLUGINS / "toyarrays_mrl.py").read_text(encoding="utf-8")
+
+
+def install(folder: Path, modules: dict[str, str], entry: str = "toyarrays = toyarrays_mrl") -> Path:
+    """What pip makes of a wheel of these modules with this entry point."""
+    wheel, info = folder / "toyarrays-1.0-py3-none-any.whl", "toyarrays-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as file:
+        for name, code in modules.items():
+            file.writestr(f"{name}.py", code)
+        file.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: toyarrays\nVersion: 1.0\n")
+        file.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        file.writestr(f"{info}/entry_points.txt", f"[mrl.backends]\n{entry}\n")
+        file.writestr(f"{info}/RECORD", "")
+    site = folder / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site)]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    return site
+
+
+def run(site: Path, code: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    return subprocess.run([sys.executable, "-c", code], env=env, cwd=site, capture_output=True, text=True)
+
+
+USE = """
+import sys
+import numpy as np, toyarrays, mrl
+assert "toyarrays_mrl" not in sys.modules
+z = toyarrays.ToyArray(np.array([[3.0, 4.0, 1.0]], np.float32))
+out = mrl.truncate(z, 2)
+assert type(out) is toyarrays.ToyArray and np.allclose(out.values, [[0.6, 0.8]])
+head = mrl.init_head(mrl.Nesting((1, 3)), 2, tied=True, backend="toyarrays", seed=0)
+loss = mrl.nested_cross_entropy(z, head, toyarrays.ToyArray([1]), mrl.Nesting((1, 3)))
+back = mrl.convert((z, head), "numpy")
+same = mrl.nested_cross_entropy(*back, np.array([1]), mrl.Nesting((1, 3)))
+assert np.allclose(loss.total.values, same.total), (loss, same)
+assert [b.name for b in mrl.available_backends()][-1] == "toyarrays"
+for bad, text in (([2], "got 2 at position 0"), ([0, 1], "expected shape (1,)")):
+    try:
+        mrl.nested_cross_entropy(z, head, toyarrays.ToyArray(bad), mrl.Nesting((1, 3)))
+    except ValueError as error:
+        assert text in str(error), error
+    else:
+        raise AssertionError(text)
+try:
+    mrl.nested_logits(z, back[1], mrl.Nesting((1, 3)))
+except TypeError as error:
+    assert "z: toyarrays.ToyArray" in str(error) and "head.weight: numpy.ndarray" in str(error), error
+else:
+    raise AssertionError("two frameworks in one call")
+"""
+
+
+def test_a_plug_in_is_found_and_used(tmp_path: Path) -> None:
+    site = install(tmp_path, {"toyarrays": ARRAYS, "toyarrays_mrl": KERNELS})
+    done = run(site, USE)
+    assert done.returncode == 0, done.stderr
+
+
+VERIFY = "from mrl.cli import main; raise SystemExit(main(['verify', '--backend', 'toyarrays', '--examples', '25']))"
+
+
+def test_a_right_plug_in_is_proved(tmp_path: Path) -> None:
+    done = run(install(tmp_path, {"toyarrays": ARRAYS, "toyarrays_mrl": KERNELS}), VERIFY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every mutant was found out" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("head.weight.values[:, :m]", "np.roll(head.weight.values, 1, -1)[:, :m]"),
+        ("z.values[..., :m].astype(wide) @ weight", "z.values[..., :m].astype(np.float16).astype(wide) @ weight"),
+        ("sum(w * level", "sum(level"),
+        ("max(used.sum(), 1)", "used.size"),
+        ("norm <= 1e-12, 0", "norm <= 1e-6, 0"),
+    ],
+    ids=["another slice", "half precision", "no weights", "mean over ignored rows", "another smallest norm"],
+)
+def test_a_wrong_plug_in_is_found_out(tmp_path: Path, right: str, wrong: str) -> None:
+    assert right in KERNELS
+    site = install(tmp_path, {"toyarrays": ARRAYS, "toyarrays_mrl": KERNELS.replace(right, wrong)})
+    done = run(site, VERIFY)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "times its error bound away from the specification" in done.stdout
+
+
+CALL = "import numpy as np, toyarrays, mrl; mrl.truncate(toyarrays.ToyArray(np.ones((1, 2))), 1)"
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ({}, "backend 'toyarrays' of the distribution 'toyarrays' (toyarrays_mrl) cannot be imported: ModuleNotFound"),
+        ({"toyarrays_mrl": "1 / 0"}, "cannot be imported: ZeroDivisionError: division by zero; repair or uninstall"),
+        ({"toyarrays_mrl": "def truncate(z): ..."}, "lacks nested_logits, nested_cross_entropy, from_numpy, to_numpy"),
+    ],
+    ids=["no module", "raises", "lacks kernels"],
+)
+def test_a_broken_plug_in_says_so(tmp_path: Path, modules: dict[str, str], message: str) -> None:
+    site = install(tmp_path, {"toyarrays": ARRAYS, **modules})
+    done = run(site, CALL)
+    assert "ImportError" in done.stderr
+    assert message in done.stderr
+    # What does not touch its arrays is not harmed.
+    assert run(site, "import numpy as np, mrl; mrl.truncate(np.ones((1, 2)), 1)").returncode == 0
+    listed = run(site, "import mrl; mrl.available_backends()")
+    assert "ImportError" in listed.stderr
+    assert message in listed.stderr
+
+
+def test_what_a_plug_in_lacks_is_named_when_it_is_asked_for(tmp_path: Path) -> None:
+    site = install(tmp_path, {"toyarrays": ARRAYS, "toyarrays_mrl": KERNELS})
+    code = CALL.replace("mrl.truncate(toyarrays.ToyArray(np.ones((1, 2))), 1)", "A = toyarrays.ToyArray; ") + (
+        "mrl.cascade_predict(A(np.ones((1, 2))), mrl.TiedHead(A(np.ones((3, 2)))), mrl.CascadePolicy((0.5,), (1, 2)))"
+    )
+    done = run(site, code)
+    assert "NotImplementedError: backend 'toyarrays' of the distribution 'toyarrays'" in done.stderr
+    assert "lacks cascade_predict; convert the arrays" in done.stderr
