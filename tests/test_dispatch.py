@@ -1,0 +1,78 @@
+"""From the type of an array to the backend that computes."""
+
+import numpy as np
+import pytest
+
+import mrl
+from mrl.dispatch import backend_named, backend_of, known_backends
+
+
+def test_numpy_and_its_subclasses() -> None:
+    class Mine(np.ndarray):
+        pass
+
+    for array in (np.ones(2), np.ones(2).view(Mine), np.float32(1), np.ma.ones(2)):
+        assert backend_of({"x": array}) is backend_named("numpy")
+
+
+def test_torch_and_its_subclasses(backend_torch: None) -> None:
+    import torch
+
+    for array in (torch.ones(2), torch.nn.Parameter(torch.ones(2)), torch.nn.Buffer(torch.ones(2))):
+        assert backend_of({"x": array}) is backend_named("torch")
+
+
+def test_jax_arrays_and_tracers(backend_jax: None) -> None:
+    import jax
+    import jax.numpy as jnp
+
+    seen = []
+    jax.jit(lambda x: seen.append(backend_of({"x": x})) or x)(jnp.ones(2))
+    jax.grad(lambda x: seen.append(backend_of({"x": x})) or x)(1.0)
+    assert [*seen, backend_of({"x": jnp.ones(2)})] == [backend_named("jax")] * 3
+
+
+def test_tensorflow_tensors_variables_and_symbols(backend_tensorflow: None) -> None:
+    import tensorflow as tf
+
+    seen = []
+    tf.function(lambda x: seen.append(backend_of({"x": x})))(tf.ones(2))
+    seen += [backend_of({"x": x}) for x in (tf.ones(2), tf.Variable(tf.ones(2)))]
+    assert seen == [backend_named("tensorflow")] * 3
+
+
+def test_what_is_no_array_is_refused_by_name() -> None:
+    for value in (3, [1.0], "text", None, object()):
+        with pytest.raises(TypeError, match=r"weights: expected an array of one of .* got .*; convert it"):
+            backend_of({"weights": value})
+    with pytest.raises(TypeError, match="expected at least one array"):
+        backend_of({})
+
+
+def test_two_frameworks_are_refused_by_name(backend_torch: None) -> None:
+    import torch
+
+    z, head, labels = torch.ones(1, 2), mrl.TiedHead(np.ones((3, 2))), np.array([0])
+    with pytest.raises(
+        TypeError, match=r"one framework, got z: torch\.Tensor, head\.weight: numpy\.ndarray, labels: num"
+    ):
+        mrl.nested_cross_entropy(z, head, labels, mrl.Nesting((1, 2)))
+
+
+def test_backends_by_name() -> None:
+    assert known_backends()[:4] == ("numpy", "torch", "jax", "tensorflow")
+    with pytest.raises(ValueError, match=r"backend: expected one of .* got 'mxnet'; install a plug-in"):
+        backend_named("mxnet")
+    with pytest.raises(TypeError, match="backend: expected a name such as 'torch', got 3"):
+        backend_named(3)
+
+
+def test_a_missing_framework_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    for name in [name for name in sys.modules if name.startswith("mrl.backends.torch")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("mrl.backends.torch", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r"backend 'torch' cannot be imported .*; run pip install 'mrl\[torch\]'"):
+        backend_named("torch")

@@ -1,0 +1,80 @@
+"""Every example runs: in the README, in docs/ and in the docstrings."""
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import mrl
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FRAMEWORKS = ("torch", "jax", "tensorflow")
+
+
+def needed(text: str) -> set[str]:
+    return {name for name in FRAMEWORKS if re.search(rf"^(?:>>> )?import {name}\b", text, re.MULTILINE)}
+
+
+def blocks() -> dict[str, str]:
+    """The examples of the README, by the framework that each of them shows."""
+    found = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    return {"+".join(sorted(needed(code))) or f"numpy{i}": code for i, code in enumerate(found)}
+
+
+def pages() -> dict[str, str]:
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+
+
+def modules() -> list[str]:
+    names = [info.name for info in pkgutil.walk_packages(mrl.__path__, "mrl.", onerror=lambda name: None)]
+    return ["mrl", *(name for name in names if not name.startswith("mrl.backends.") and ".train_" not in name)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    chosen = set(metafunc.config.getoption("--backend") or FRAMEWORKS)
+    for name, examples in (("block", blocks()), ("page", pages())):
+        if name in metafunc.fixturenames:
+            usable = {key: text for key, text in examples.items() if needed(text) <= chosen}
+            metafunc.parametrize(name, usable.values(), ids=usable.keys())
+
+
+def test_the_readme_has_an_example_for_every_framework() -> None:
+    assert set(FRAMEWORKS) < set(blocks())
+    assert any(key.startswith("numpy") for key in blocks())
+
+
+def test_readme(block: str) -> None:
+    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_docs(page: str) -> None:
+    test = doctest.DocTestParser().get_doctest(page, {}, "docs", None, 0)
+    runner = doctest.DocTestRunner()
+    runner.run(test)
+    assert runner.summarize(verbose=False).failed == 0
+
+
+@pytest.mark.parametrize("name", modules())
+def test_docstrings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+
+
+def test_links_lead_somewhere() -> None:
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)", path.read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (path.parent / target).exists(), (path, target)
+
+
+def test_nox_sessions_of_the_readme_exist() -> None:
+    sessions = set(re.findall(r"nox -s (\w+)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    defined = set(re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(encoding="utf-8"), re.MULTILINE))
+    assert sessions
+    assert sessions <= defined
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -1,0 +1,76 @@
+"""One distribution whose package list, files and stated versions agree with the tree."""
+
+import inspect
+import sys
+from importlib import import_module, metadata
+from pathlib import Path
+
+import pytest
+
+import mrl
+from mrl.protocol import FURTHER_KERNELS, KERNELS, Backend
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+FILES = ["arrays", "cascade", "losses"]
+
+
+def test_every_package_of_the_tree_is_listed() -> None:
+    found = [path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in (ROOT / "mrl").rglob("__init__.py")]
+    for folder in ("backends", "adapters"):
+        for path in (ROOT / folder).rglob("__init__.py"):
+            found.append("mrl." + path.parent.relative_to(ROOT).as_posix().replace("/", "."))
+    assert sorted(PROJECT["tool"]["setuptools"]["packages"]) == sorted(found)
+
+
+def test_every_listed_package_is_installed() -> None:
+    for name in PROJECT["tool"]["setuptools"]["packages"]:
+        if name.rpartition(".")[2] not in ("torch", "jax", "tensorflow", "testing"):
+            import_module(name)
+
+
+def test_versions_agree() -> None:
+    assert mrl.__version__ == PROJECT["project"]["version"] == metadata.version("mrl")
+    assert f"## {mrl.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_pinned_versions_are_in_the_stated_ranges() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    extras = PROJECT["project"]["optional-dependencies"]
+    for requirement in [*extras["torch"], *extras["jax"], *extras["tensorflow"], *PROJECT["project"]["dependencies"]]:
+        name, _, lowest = requirement.partition(">=")
+        assert [int(part) for part in pins[name].split(".")] >= [int(part) for part in lowest.split(".")]
+
+
+def test_types_are_published() -> None:
+    assert (Path(mrl.__file__).parent / "py.typed").exists()
+
+
+def test_backends_have_the_functions_and_signatures_of_the_protocol(backend_name: str) -> None:
+    backend = import_module(f"mrl.backends.{backend_name}")
+    assert sorted(backend.__all__) == sorted((*KERNELS, *FURTHER_KERNELS))
+    for kernel in (*KERNELS, *FURTHER_KERNELS):
+        wanted = list(inspect.signature(getattr(Backend, kernel)).parameters.values())[1:]
+        found = list(inspect.signature(getattr(backend, kernel)).parameters.values())
+        assert [(p.name, p.kind, p.default) for p in found] == [(p.name, p.kind, p.default) for p in wanted], kernel
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "tensorflow"])
+def test_backends_have_the_same_files(name: str) -> None:
+    """Read side by side. NumPy differentiates by its specification and needs neither of the fused files."""
+    fused = [] if name == "numpy" else ["fused", "sweep"]
+    assert sorted(path.stem for path in (ROOT / "backends" / name).glob("[a-z]*.py")) == sorted([*FILES, *fused])
+
+
+def test_public_names_are_documented_and_exported() -> None:
+    for name in mrl.__all__:
+        public = getattr(mrl, name)
+        assert inspect.getdoc(public), name
+        if callable(public):
+            assert ">>>" in inspect.getdoc(public) or name == "BackendInfo", f"{name} has no example"

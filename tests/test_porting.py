@@ -1,0 +1,146 @@
+"""Heads and trees of arrays carried from one framework to another, and heads made from a seed."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import mrl
+from mrl.dispatch import backend_named
+from mrl.testing.drivers import driver_of
+
+NESTING = mrl.Nesting((2, 5))
+
+
+class Pair(NamedTuple):
+    first: object
+    second: object
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_heads_go_there_and_back(backend_name: str, tied: bool) -> None:
+    head = mrl.init_head(NESTING, 3, tied=tied, backend="numpy", seed=4)
+    there = mrl.convert(head, backend_name)
+    assert type(there) is type(head)
+    back = mrl.convert(there, "numpy")
+    for a, b in zip(mrl.testing.problems.head_leaves(back), mrl.testing.problems.head_leaves(head), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+    z = np.random.default_rng(0).normal(size=(2, 5)).astype(np.float32)
+    logits = mrl.convert(mrl.nested_logits(mrl.convert(z, backend_name), there, NESTING), "numpy")
+    np.testing.assert_allclose(logits, mrl.spec.nested_logits(z, head, NESTING), rtol=1e-5, atol=1e-6)
+
+
+def test_trees_keep_their_structure(backend_name: str) -> None:
+    tree = {
+        "a": [np.ones(2), (np.zeros(1), None)],
+        "b": Pair(np.arange(3), "text"),
+        3: 4.5,
+        "head": mrl.TiedHead(np.ones((2, 2))),
+    }
+    there = mrl.convert(tree, backend_name)
+    kind = type(backend_named(backend_name).from_numpy(np.ones(2), dtype=None, device=None))
+    assert isinstance(there["a"][0], kind)
+    assert isinstance(there["a"][1], tuple)
+    assert there["a"][1][1] is None
+    assert type(there["b"]) is Pair
+    assert there["b"].second == "text"
+    assert there[3] == 4.5
+    assert there["head"].bias is None
+    np.testing.assert_array_equal(mrl.convert(there, "numpy")["b"].first, [0, 1, 2])
+
+
+def test_every_dtype_survives(backend_name: str) -> None:
+    backend = backend_named(backend_name)
+    for dtype in driver_of(backend_name).dtypes:
+        array = backend.from_numpy(np.array([1.5, -0.25]), dtype=dtype, device=None)
+        assert dtype in str(array.dtype)
+        back = mrl.convert(array, "numpy")
+        assert str(back.dtype) == dtype
+        again = mrl.convert(back, backend_name)
+        assert again.dtype == array.dtype
+        np.testing.assert_array_equal(np.asarray(mrl.convert(again, "numpy"), np.float64), [1.5, -0.25])
+
+
+def test_awkward_arrays(backend_name: str) -> None:
+    """Not contiguous, reversed, read-only, of no axis, of no entry."""
+    frozen = np.arange(6.0).reshape(2, 3)
+    frozen.setflags(write=False)
+    for array in (np.arange(12.0).reshape(3, 4).T, np.arange(4.0)[::-1], frozen, np.float64(3.0), np.zeros((0, 2))):
+        back = mrl.convert(mrl.convert(array, backend_name), "numpy")
+        np.testing.assert_array_equal(back, array)
+        assert np.shape(back) == np.shape(array)
+
+
+def test_memory_is_shared_with_torch(backend_torch: None) -> None:
+    array = np.zeros(3, np.float32)
+    tensor = mrl.convert(array, "torch")
+    tensor[0] = 7
+    assert array[0] == 7
+    assert mrl.convert(tensor, "torch") is tensor
+
+
+def test_gradients_are_not_carried(backend_torch: None) -> None:
+    import torch
+
+    weight = torch.nn.Parameter(torch.ones(2, 3))
+    assert isinstance(mrl.convert(weight * 2, "numpy"), np.ndarray)
+
+
+def test_traced_arrays_are_refused(backend_jax: None) -> None:
+    import jax
+
+    with pytest.raises(TypeError, match=r"traced|symbolic"):
+        jax.jit(lambda x: mrl.convert(x, "numpy"))(np.ones(2, np.float32))
+
+
+def test_convert_refuses() -> None:
+    with pytest.raises(ValueError, match="backend: expected one of"):
+        mrl.convert(np.ones(2), "mxnet")
+    with pytest.raises(TypeError, match=r"tree\['a'\]\[1\]: expected an array"):
+        mrl.convert({"a": [np.ones(1), object()]}, "numpy")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_one_seed_is_one_head_in_every_framework(backend_name: str, tied: bool) -> None:
+    for dtype in driver_of(backend_name).dtypes:
+        head = mrl.init_head(NESTING, 3, tied=tied, backend=backend_name, seed=1, dtype=dtype)
+        expected = mrl.init_head(NESTING, 3, tied=tied, backend="numpy", seed=1, dtype="float64")
+        leaves, wide = (mrl.testing.problems.head_leaves(mrl.convert(h, "numpy")) for h in (head, expected))
+        for a, b in zip(leaves, wide, strict=True):
+            assert str(a.dtype) == dtype
+            np.testing.assert_array_equal(np.asarray(a, np.float64), mrl.testing.problems.round_to(b, dtype))
+
+
+def test_a_fresh_head_is_spread_like_a_linear_layer() -> None:
+    head = mrl.init_head(mrl.Nesting((4, 64)), 1000, tied=False, backend="numpy", seed=0, dtype="float64")
+    for m, weight in zip((4, 64), head.weights, strict=True):
+        bound = m**-0.5
+        assert np.abs(weight).max() <= bound
+        assert np.isclose(weight.std(), bound / np.sqrt(3), rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"classes": 0}, ValueError, "classes: expected an integer of at least 1"),
+        ({"classes": 2.5}, TypeError, "classes: expected an integer"),
+        ({"seed": -1}, ValueError, "seed: expected an integer of at least 0"),
+        ({"seed": None}, TypeError, "seed: expected an integer"),
+        ({"tied": 1}, TypeError, "tied: expected True or False"),
+        ({"dtype": "int8"}, ValueError, "dtype: expected one of"),
+        ({"backend": "mxnet"}, ValueError, "backend: expected one of"),
+        ({"nesting": (2, 4)}, TypeError, r"nesting: expected a mrl\.Nesting"),
+    ],
+)
+def test_init_head_refuses(change: dict, error: type, message: str) -> None:
+    arguments = {"nesting": NESTING, "classes": 3, "tied": True, "backend": "numpy", "seed": 0, **change}
+    with pytest.raises(error, match=message):
+        mrl.init_head(arguments.pop("nesting"), arguments.pop("classes"), **arguments)
+
+
+def test_available_backends_lists_what_is_here(backend_name: str) -> None:
+    found = {info.name: info for info in mrl.available_backends()}
+    assert next(iter(found)) == "numpy"
+    assert found[backend_name].version[0].isdigit()
+    assert any("cpu" in device.lower() for device in found[backend_name].devices)
