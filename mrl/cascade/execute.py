@@ -60,9 +60,7 @@ def cascade_exit(probabilities: Array, policy: CascadePolicy, *, logits: bool = 
     return backend.cascade_exit(probabilities, policy, logits=bool(logits))
 
 
-def cascade_predict(
-    z: Array, head: Head, policy: CascadePolicy, *, chunk_rows: int | None = None
-) -> CascadeResult:
+def cascade_predict(z: Array, head: Head, policy: CascadePolicy, *, chunk_rows: int | None = None) -> CascadeResult:
     """The answer of a cascade, computing only the levels that each row needs.
 
     Computes ``cascade_exit(nested_logits(z, head, Nesting(policy.dims)), policy, logits=True)``, without the

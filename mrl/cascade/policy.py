@@ -222,7 +222,9 @@ def _round_down(threshold: float) -> float:
 
 def _numbers(name: str, values: Any, count: int, meaning: str) -> tuple[float, ...]:
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
-        raise TypeError(f"{name}: expected a sequence of numbers, {meaning}, got {type(values).__name__}; write a tuple")
+        raise TypeError(
+            f"{name}: expected a sequence of numbers, {meaning}, got {type(values).__name__}; write a tuple"
+        )
     checked = []
     for g, value in enumerate(values):
         if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
