@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 
 ROWS, VOCABULARY, WIDTH = (8, 128), 30_522, 64
 LEVELS = 4
@@ -58,7 +59,11 @@ print(peak() - before)
 
 def extra_bytes(backend: str, form: str) -> int:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, backend, form], env=dict(os.environ), capture_output=True, text=True
+        [sys.executable, "-c", SCRIPT, backend, form],
+        env=dict(os.environ),
+        cwd=tempfile.gettempdir(),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return int(done.stdout.split()[-1])

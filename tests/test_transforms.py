@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -276,7 +277,9 @@ for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
 """
         environment = {**__import__("os").environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
         environment["JAX_PLATFORMS"] = "cpu"
-        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, cwd=tempfile.gettempdir(), capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
 
 
