@@ -77,7 +77,7 @@ def _sweep_tied(
         levels.append(levels[-1] + product(z[:, start:stop], weight[:, start:stop].T))
     losses, residuals = zip(*(_residual(level, labels, rows, plan) for level in levels[1:]), strict=True)
     needs_z, needs_weight, needs_bias = (*needs, False)[:3]
-    suffixes: list[Array] = []
+    suffixes = list[Array]()
     for w, residual in zip(reversed(plan.nesting.weights), reversed(residuals), strict=True):
         suffixes.append(w * residual + (suffixes[-1] if suffixes else 0))
     suffixes.reverse()

@@ -84,7 +84,7 @@ def _sweep_tied(
 ) -> tuple[tf.Tensor, tf.Tensor | None, list[tf.Tensor | None]]:
     weight, bias = leaves if len(leaves) == 2 else (*leaves, None)
     blocks = plan.nesting.blocks
-    levels: list[tf.Tensor] = []
+    levels = list[tf.Tensor]()
     for start, stop in blocks:
         block = tf.matmul(z[:, start:stop], weight[:, start:stop], transpose_b=True)
         before = levels[-1] if levels else bias
@@ -93,7 +93,7 @@ def _sweep_tied(
     needs_z, needs_weight, needs_bias = (*needs, False)[:3]
     dz = dweight = dbias = None
     if any(needs):
-        suffixes: list[tf.Tensor] = []
+        suffixes = list[tf.Tensor]()
         for w, residual in zip(reversed(plan.nesting.weights), reversed(residuals), strict=True):
             suffixes.append(w * residual + suffixes[-1] if suffixes else w * residual)
         suffixes.reverse()

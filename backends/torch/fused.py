@@ -73,25 +73,17 @@ def _forward(z: Tensor, labels: Tensor, rows: Tensor, plan: Plan, leaves: Sequen
     return [total, per_level, *(gradient for gradient in gradients if gradient is not None)]
 
 
-def _save(
-    ctx: Any, plan: Plan, arrays: Sequence[Tensor], labels: Tensor, rows: Tensor, output: Sequence[Tensor]
-) -> None:
-    ctx.plan = plan
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(labels, rows, *arrays, *output[2:])
+def _gradients(
+    plan: Plan, arrays: Sequence[Tensor], labels: Tensor, rows: Tensor, upstream: Tensor, forward: Any
+) -> list[Tensor]:
+    """The gradients that are needed, from the start: where each example has a factor of its own, known only now."""
+    z, *leaves = arrays
+    return list(forward(z, labels, rows * upstream, replace(plan, summed=True), leaves)[2:])
 
 
-def _backward(ctx: Any, upstream: Tensor, forward: Any) -> tuple[list[Tensor | None], Sequence[Tensor]]:
-    """The gradients of ``z`` and the leaves in their own dtypes, and what they depend on."""
-    plan, (labels, rows, *saved) = ctx.plan, ctx.saved_tensors
-    arrays, gradients = saved[: len(plan.needs)], saved[len(plan.needs) :]
-    if not plan.summed:
-        # Each example has a factor of its own, known only now: the gradient is that of the weighted sum.
-        z, *leaves = arrays
-        _, _, *gradients = forward(z, labels, rows * upstream, replace(plan, summed=True), leaves)
-        upstream = upstream.new_ones(())
-    scaled = iter([upstream * gradient for gradient in gradients])
-    return [next(scaled).to(x.dtype) if needed else None for x, needed in zip(arrays, plan.needs, strict=True)], arrays
+def _in_their_places(plan: Plan, arrays: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor | None]:
+    found = iter(gradients)
+    return [next(found).to(x.dtype) if needed else None for x, needed in zip(arrays, plan.needs, strict=True)]
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
@@ -103,19 +95,29 @@ class _FusedCrossEntropy(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         z, labels, rows, plan, *leaves = inputs
         ctx.mark_non_differentiable(*output[1:])
-        _save(ctx, plan, (z, *leaves), labels, rows, output)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(labels, rows, z, *leaves)
+        # Not saved but handed over, so that the backward pass can scale them in place and give them away.
+        ctx.plan, ctx.gradients = plan, list(output[2:]) if plan.summed else None
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        plan, (labels, rows, *arrays) = ctx.plan, ctx.saved_tensors
         if upstream is None:
-            return (None,) * (3 + len(ctx.plan.needs))
+            return (None,) * (4 + len(arrays) - 1)
         if torch._C._functorch.is_batchedtensor(upstream):
             raise _too_much("vmap over its gradient")
+        gradients, ctx.gradients = ctx.gradients, None
         with torch.no_grad():
-            gradients, arrays = _backward(ctx, upstream, _forward)
+            if gradients is None:  # or a second pass through a retained graph
+                gradients = _gradients(plan, arrays, labels, rows, upstream, _forward)
+            elif not _is_one(upstream):
+                gradients = [gradient.mul_(upstream) for gradient in gradients]
+            dz, *dleaves = _in_their_places(plan, arrays, gradients)
         if torch.is_grad_enabled():
-            gradients = [None if g is None else _DifferentiableOnce.apply(g, upstream, *arrays) for g in gradients]
-        dz, *dleaves = gradients
+            dz, *dleaves = (
+                None if g is None else _DifferentiableOnce.apply(g, upstream, *arrays) for g in (dz, *dleaves)
+            )
         return dz, None, None, None, *dleaves
 
     @staticmethod
@@ -145,6 +147,12 @@ class _DifferentiableOnce(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
         raise _too_much("vmap over its gradient")
+
+
+def _is_one(upstream: Tensor) -> bool:
+    """Whether it is seen, without waiting for a device, that nothing has to be scaled."""
+    seen = upstream.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(upstream)
+    return seen and upstream.item() == 1
 
 
 def _too_much(asked: str) -> RuntimeError:
@@ -194,7 +202,8 @@ def _(
 
 def _set_up_operator(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     z, labels, rows, leaves, dims, weights, tied, label_smoothing, summed, chunk_rows, needs = inputs
-    _save(ctx, Plan(Nesting(dims, weights), tied, label_smoothing, summed, chunk_rows, tuple(needs)), (z, *leaves), labels, rows, output)
+    ctx.plan = Plan(Nesting(dims, weights), tied, label_smoothing, summed, chunk_rows, tuple(needs))
+    ctx.save_for_backward(labels, rows, z, *leaves, *output[2:])
 
 
 def _operator_backward(ctx: Any, upstream: list[Tensor | None]) -> tuple[Any, ...]:
@@ -205,7 +214,13 @@ def _operator_backward(ctx: Any, upstream: list[Tensor | None]) -> tuple[Any, ..
             plan.chunk_rows, plan.needs,
         )  # fmt: skip
 
-    (dz, *dleaves), _ = _backward(ctx, upstream[0], forward)
+    plan, (labels, rows, *saved) = ctx.plan, ctx.saved_tensors
+    arrays, gradients = saved[: len(plan.needs)], saved[len(plan.needs) :]
+    if plan.summed:
+        gradients = [upstream[0] * gradient for gradient in gradients]
+    else:
+        gradients = _gradients(plan, arrays, labels, rows, upstream[0], forward)
+    dz, *dleaves = _in_their_places(plan, arrays, gradients)
     return dz, None, None, dleaves, *(None,) * 7
 
 

@@ -30,15 +30,20 @@ def sweep(
     z: Tensor, leaves: Sequence[Tensor], labels: Tensor, rows: Tensor, plan: Plan, needs: tuple[bool, ...]
 ) -> tuple[Tensor, list[Tensor | None]]:
     """``rows[i] * CE_g[i]`` as ``(G, N)``, then the gradients that are needed, all in the dtype of ``rows``."""
-    wide = rows.dtype
+    wide, width = rows.dtype, plan.nesting.width
     z, leaves = z.to(wide), tuple(leaf.to(wide) for leaf in leaves)
-    gradients = [torch.zeros_like(x) if needed else None for x, needed in zip((z, *leaves), needs, strict=True)]
-    losses = z.new_zeros(len(plan.nesting), len(z))
+    # Left empty: the first chunk writes what those after it add to. Columns that no level has are zero.
+    make = torch.empty_like if len(z) else torch.zeros_like
+    gradients = [make(x) if needed else None for x, needed in zip((z, *leaves), needs, strict=True)]
+    for x in gradients[: 2 if plan.tied else 1]:
+        if x is not None and x.shape[-1] > width:
+            x[:, width:] = 0
+    losses = z.new_empty(len(plan.nesting), len(z))
     work = _sweep_tied if plan.tied else _sweep_untied
     for start in range(0, len(z), plan.chunk_rows):
         chunk = slice(start, start + plan.chunk_rows)
         dz = None if gradients[0] is None else gradients[0][chunk]
-        work(z[chunk], leaves, labels[chunk], rows[chunk], plan, losses[:, chunk], dz, gradients[1:])
+        work(z[chunk], leaves, labels[chunk], rows[chunk], plan, losses[:, chunk], dz, gradients[1:], start > 0)
     return losses, gradients
 
 
@@ -51,6 +56,7 @@ def _sweep_tied(
     losses: Tensor,
     dz: Tensor | None,
     dleaves: list[Tensor | None],
+    add: bool,
 ) -> None:
     weight, bias = leaves if len(leaves) == 2 else (*leaves, None)
     dweight, dbias = dleaves if len(dleaves) == 2 else (*dleaves, None)
@@ -64,16 +70,16 @@ def _sweep_tied(
     for part in (slice(i, i + tile) for i in range(0, len(z), tile)):
         losses[:, part] = _residuals_(levels[:, part], labels[part], rows[part], plan, plan.nesting.weights, backward)
     if dbias is not None:
-        dbias += levels[0].sum(0)
+        _put(dbias, levels[0].sum(0), add)
     for (start, stop), suffix in zip(blocks, levels, strict=True):
         # Columns computed beyond a narrow block are overwritten by the blocks after it, or left out.
         wider = max(stop, min(start + NARROWEST, width))
         if dz is not None:
             torch.mm(suffix, weight[:, start:wider], out=dz[:, start:wider])
         if dweight is not None and wider == stop:
-            dweight[:, start:stop].addmm_(suffix.mT, z[:, start:stop])
+            _put_product(dweight[:, start:stop], suffix.mT, z[:, start:stop], add)
         elif dweight is not None:
-            dweight[:, start:stop] += (suffix.mT @ z[:, start:wider])[:, : stop - start]
+            _put(dweight[:, start:stop], (suffix.mT @ z[:, start:wider])[:, : stop - start], add)
 
 
 def _sweep_untied(
@@ -85,22 +91,32 @@ def _sweep_untied(
     losses: Tensor,
     dz: Tensor | None,
     dleaves: list[Tensor | None],
+    add: bool,
 ) -> None:
     count = len(plan.nesting)
     biases = leaves[count:] or (None,) * count
     dbiases = dleaves[count:] or [None] * count
     level = z.new_empty(1, len(z), len(leaves[0]))
-    for g, m in enumerate(plan.nesting.dims):
+    # The largest first: it writes all of dz, the others add to it.
+    for g, m in reversed(tuple(enumerate(plan.nesting.dims))):
         before = z.new_zeros(()) if biases[g] is None else biases[g]
         torch.addmm(before, z[:, :m], leaves[g].mT, out=level[0])
         backward = any(gradient is not None for gradient in (dz, dleaves[g], dbiases[g]))
         losses[g] = _residuals_(level, labels, rows, plan, plan.nesting.weights[g : g + 1], backward)[0]
         if dz is not None:
-            dz[:, :m].addmm_(level[0], leaves[g])
+            _put_product(dz[:, :m], level[0], leaves[g], g + 1 < count)
         if dleaves[g] is not None:
-            dleaves[g].addmm_(level[0].mT, z[:, :m])
+            _put_product(dleaves[g], level[0].mT, z[:, :m], add)
         if dbiases[g] is not None:
-            dbiases[g] += level[0].sum(0)
+            _put(dbiases[g], level[0].sum(0), add)
+
+
+def _put(out: Tensor, x: Tensor, add: bool) -> None:
+    out.add_(x) if add else out.copy_(x)
+
+
+def _put_product(out: Tensor, a: Tensor, b: Tensor, add: bool) -> None:
+    out.addmm_(a, b) if add else torch.mm(a, b, out=out)
 
 
 def _residuals_(
