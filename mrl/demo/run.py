@@ -1,0 +1,117 @@
+"""``mrl demo``: train, compare, carry over, report."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict, replace
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..cascade.storage import write_atomically
+from ..dispatch import backend_named
+from ..nesting import Nesting
+from ..porting import convert, init_head
+from . import report
+from .data import Dataset, load
+from .encoder import init_encoder
+from .evaluate import Model, evaluate, evaluate_fixed
+from .port import check_ports
+from .settings import DIMS, SETTINGS, Settings
+
+FRAMEWORKS = ("torch", "jax", "tensorflow")
+
+
+def run_demo(
+    *,
+    backend: str,
+    data: str,
+    data_dir: Path | None,
+    out: Path,
+    seed: int,
+    epochs: int | None = None,
+) -> dict[str, Any]:
+    """Train in ``backend``, print what came of it, and write ``demo.json`` and ``demo.png`` into ``out``.
+
+    Returns:
+        What was written as JSON.
+
+    Raises:
+        ValueError: an unknown backend or data set, or files that are not what they should be.
+        ImportError: a package is missing; the message says what to install.
+        RuntimeError: a framework's logits are further from the specification than rounding explains.
+    """
+    if backend not in FRAMEWORKS:
+        raise ValueError(f"--backend: expected one of {FRAMEWORKS}, which can train, got {backend!r}; choose one")
+    backend_named(backend)  # says what to install
+    dataset = load(data, data_dir, seed)
+    settings = replace(SETTINGS[data], seed=seed)
+    settings = settings if epochs is None else replace(settings, epochs=epochs)
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"{data}: {len(dataset.train.labels)} images to train on, {len(dataset.held_out.labels)} held out, "
+          f"{len(dataset.test.labels)} to test on; training in {backend}")  # fmt: skip
+
+    models, seconds = train_all(backend, dataset, settings)
+    fixed = evaluate_fixed({m: models[f"FF {m}"] for m in DIMS}, dataset)
+    nested = {family: evaluate(models[family], dataset) for family in ("MRL", "MRL-E")}
+    results: report.Results = {
+        "linear": {"FF": fixed[0], **{family: e.linear for family, e in nested.items()}},
+        "neighbour": {"FF": fixed[1], **{family: e.neighbour for family, e in nested.items()}},
+    }
+    said = report.sentences(results)
+    print(f"\nTest accuracy in %, ± one standard error, one seed:\n{report.table(results)}\n")
+    print("\n".join(said))
+    ports = check_ports({family: models[family] for family in nested}, dataset.test.images)
+    print(
+        "\nThe trained models in every installed framework, against the float64 specification:\n"
+        + report.port_table(ports)
+    )
+
+    content = {
+        "versions": {name: version(name) for name in ("mrl", "numpy", backend)},
+        "backend": backend,
+        "data": data,
+        "seed": seed,
+        "settings": asdict(settings),
+        "dims": list(DIMS),
+        "examples": {name: len(getattr(dataset, name).labels) for name in ("train", "held_out", "test")},
+        "accuracy": report.accuracies(results),
+        "comparison": said,
+        "ports": [{**port._asdict(), "holds": port.share <= 1} for port in ports],
+        "seconds": seconds,
+    }
+    write_atomically(out / "demo.json", json.dumps(content, indent=1, allow_nan=False))
+    report.figure(results, f"{data}, {backend}, one seed", out / "demo.png")
+    print(f"\nwrote {out / 'demo.json'} and {out / 'demo.png'}")
+    for port in ports:
+        if not port.share <= 1:
+            raise RuntimeError(
+                f"{port.model} in {port.backend}: expected logits within {port.bound:.3g} of the specification, got "
+                f"{port.difference:.3g}; run mrl verify --backend {port.backend}"
+            )
+    return content
+
+
+def train_all(backend: str, data: Dataset, settings: Settings) -> tuple[dict[str, Model], dict[str, float]]:
+    """``"FF m"`` for every granularity, ``"MRL"`` and ``"MRL-E"``, as NumPy arrays; and the seconds each took."""
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise ImportError(f"the progress bars need tqdm ({error}); run pip install 'mrl[demo]'") from error
+    train = import_module(f".train_{backend}", __package__).train
+    plans = {f"FF {m}": (Nesting((m,)), True) for m in DIMS}
+    plans |= {"MRL": (Nesting(DIMS), False), "MRL-E": (Nesting(DIMS), True)}
+    models, seconds = {}, {}
+    for name, (nesting, tied) in plans.items():
+        sizes = (data.train.images.shape[1], settings.hidden, nesting.width)
+        encoder = init_encoder(sizes, settings.seed)
+        head = init_head(nesting, data.classes, tied=tied, backend="numpy", seed=settings.seed + 1)
+        start = time.perf_counter()
+        with tqdm(total=settings.steps(len(data.train.labels)), desc=f"{name:6}", unit="step", file=sys.stderr) as bar:
+            trained = train(encoder, head, data.train, nesting, settings, bar.update)
+        seconds[name] = time.perf_counter() - start
+        models[name] = Model(*convert(trained, "numpy"), nesting)
+    return models, seconds
