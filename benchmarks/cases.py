@@ -39,5 +39,14 @@ SIZES = (
     Size("untied", 256, 1000, 2048, tied=False),
     Size("small", 32, 100, 256),
 )
-MASKED_LM = Size("masked LM", 4096, 30_522, 768, smallest=12)
 QUICK = (Size("tied", 64, 100, 256), Size("untied", 64, 100, 256, tied=False), Size("small", 32, 20, 64))
+
+MASKED_LM = Size("masked LM", 4096, 30_522, 768, smallest=12)  # 7 levels
+MEMORY = (SIZES[0], MASKED_LM)
+QUICK_MEMORY = (SIZES[0],)
+MEMORY_MODES = {"torch": "eager", "jax": "jit", "tensorflow": "tf.function"}
+
+BASE = Size("base", 256, 1000, 1024)
+GROWTH = {"levels": (1, 2, 4, 6, 8), "classes": (125, 500, 2000, 8000), "width": (256, 512, 1024, 2048)}
+QUICK_GROWTH = {"levels": (1, 5), "classes": (50, 200), "width": (64, 256)}
+"""One of levels, classes and dimensions varies, the others stay those of the base."""
