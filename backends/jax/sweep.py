@@ -14,6 +14,8 @@ from mrl.nesting import Nesting
 
 from .arrays import product
 
+NARROW = 32  # columns
+
 
 class Plan(NamedTuple):
     """What is fixed before any value is seen."""
@@ -50,26 +52,39 @@ def _sweep_chunks(
     work = partial(_sweep_tied if plan.tied else _sweep_untied, leaves=leaves, plan=plan, needs=needs)
     count, chunks = len(z), -(-len(z) // plan.chunk_rows)
     if chunks <= 1:
-        losses, dz, dleaves = work(z, labels, rows)
-        return losses, (dz, *dleaves)
+        losses, dz, parts = work(z, labels, rows)
+        return losses, (dz, *_assemble(parts, leaves))
     # Rows that fill up have weight zero. Every chunk takes rows from all over the batch, and so from every device
     # that holds a part of it.
     padded = [jnp.pad(x, ((0, chunks * plan.chunk_rows - count), *((0, 0),) * (x.ndim - 1))) for x in (z, labels, rows)]
     stacked = tuple(jnp.moveaxis(x.reshape(plan.chunk_rows, chunks, *x.shape[1:]), 1, 0) for x in padded)
 
     def step(sums: Any, chunk: Any) -> tuple[Any, Any]:
-        losses, dz, dleaves = work(*chunk)
-        return jax.tree.map(jnp.add, sums, dleaves), (losses, dz)
+        losses, dz, parts = work(*chunk)
+        return jax.tree.map(jnp.add, sums, parts), (losses, dz)
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(work, *(x[0] for x in stacked))[2])
-    dleaves, (losses, dz) = jax.lax.scan(step, zeros, stacked)
+    parts, (losses, dz) = jax.lax.scan(step, zeros, stacked)
     dz = None if dz is None else jnp.moveaxis(dz, 0, 1).reshape(-1, z.shape[1])[:count]
-    return jnp.moveaxis(losses, 0, 2).reshape(len(plan.nesting), -1)[:, :count], (dz, *dleaves)
+    return jnp.moveaxis(losses, 0, 2).reshape(len(plan.nesting), -1)[:, :count], (dz, *_assemble(parts, leaves))
+
+
+def _assemble(parts: tuple[Any, ...], leaves: tuple[Array, ...]) -> tuple[Array | None, ...]:
+    """The gradient of each leaf, from the blocks of its columns where it comes in blocks."""
+    return tuple(
+        _side_by_side(x, leaf.shape[1]) if isinstance(x, list) else x for x, leaf in zip(parts, leaves, strict=True)
+    )
+
+
+def _side_by_side(parts: list[Array], width: int) -> Array:
+    """Blocks of columns as one matrix, zero in the columns that no level has."""
+    x = jnp.concatenate(parts, 1)
+    return jnp.pad(x, ((0, 0), (0, width - x.shape[1])))
 
 
 def _sweep_tied(
     z: Array, labels: Array, rows: Array, *, leaves: tuple[Array, ...], plan: Plan, needs: tuple[bool, ...]
-) -> tuple[Array, Array | None, tuple[Array | None, ...]]:
+) -> tuple[Array, Array | None, tuple[Any, ...]]:
     weight, bias = leaves if len(leaves) == 2 else (*leaves, 0)
     blocks = plan.nesting.blocks
     levels = [bias]
@@ -84,17 +99,17 @@ def _sweep_tied(
     dz = dweight = dbias = None
     if needs_z:
         parts = [product(s, weight[:, start:stop]) for s, (start, stop) in zip(suffixes, blocks, strict=True)]
-        dz = _pad_columns(jnp.concatenate(parts, 1), z.shape[1])
+        dz = _side_by_side(parts, z.shape[1])
     if needs_weight:
-        parts = [product(s.T, z[:, start:stop]) for s, (start, stop) in zip(suffixes, blocks, strict=True)]
-        dweight = _pad_columns(jnp.concatenate(parts, 1), weight.shape[1])
+        dweight = [_outer(s, z[:, start:stop]) for s, (start, stop) in zip(suffixes, blocks, strict=True)]
     if needs_bias:
         dbias = suffixes[0].sum(0)
     return jnp.stack(losses), dz, (dweight, dbias)[: len(leaves)]
 
 
-def _pad_columns(x: Array, width: int) -> Array:
-    return jnp.pad(x, ((0, 0), (0, width - x.shape[1])))
+def _outer(s: Array, z: Array) -> Array:
+    """``s.T @ z``; a CPU is faster at a product of few rows than at one of few columns."""
+    return product(z.T, s).T if z.shape[1] <= NARROW else product(s.T, z)
 
 
 def _sweep_untied(
@@ -102,17 +117,17 @@ def _sweep_untied(
 ) -> tuple[Array, Array | None, tuple[Array | None, ...]]:
     count = len(plan.nesting)
     needs_z, needs_weights, needs_biases = needs[0], needs[1 : 1 + count], needs[1 + count :]
-    losses, dweights, dbiases = [], [], []
-    dz = jnp.zeros_like(z) if needs_z else None
+    losses, dzs, dweights, dbiases = [], [], [], []
     for g, (m, w) in enumerate(zip(plan.nesting.dims, plan.nesting.weights, strict=True)):
         level = product(z[:, :m], leaves[g].T)
         loss, residual = _residual(level + leaves[count + g] if needs_biases else level, labels, rows, plan)
         losses.append(loss)
         residual = w * residual
-        dz = dz.at[:, :m].add(product(residual, leaves[g])) if needs_z else None
-        dweights.append(product(residual.T, z[:, :m]) if needs_weights[g] else None)
+        dzs.append(product(residual, leaves[g]) if needs_z else None)
+        dweights.append(_outer(residual, z[:, :m]) if needs_weights[g] else None)
         if needs_biases:
             dbiases.append(residual.sum(0) if needs_biases[g] else None)
+    dz = sum(jnp.pad(part, ((0, 0), (0, z.shape[1] - part.shape[1]))) for part in dzs) if needs_z else None
     return jnp.stack(losses), dz, (*dweights, *dbiases)
 
 
@@ -125,6 +140,7 @@ def _residual(logits: Array, labels: Array, rows: Array, plan: Plan) -> tuple[Ar
     picked = jnp.take_along_axis(logits, labels[:, None], -1)
     if smoothing:
         picked = (1 - smoothing) * picked + smoothing * logits.mean(-1, keepdims=True)
-    target = (1 - smoothing) * (labels[:, None] == jnp.arange(classes)) + smoothing / classes
-    residual = (exponentials / sums - target) * rows[:, None]
+    spread = smoothing / classes * rows[:, None]
+    target = jnp.where(labels[:, None] == jnp.arange(classes), (1 - smoothing) * rows[:, None] + spread, spread)
+    residual = exponentials * (rows[:, None] / sums) - target
     return (largest + jnp.log(sums) - picked)[:, 0] * rows, residual

@@ -26,20 +26,15 @@ def sweep(
     """``rows[i] * CE_g[i]`` as ``(G, N)``, then the gradients that are needed, all in the dtype of ``rows``."""
     z, leaves = tf.cast(z, rows.dtype), tuple(tf.cast(leaf, rows.dtype) for leaf in leaves)
     work = partial(_sweep_tied if plan.tied else _sweep_untied, leaves=leaves, plan=plan, needs=needs)
-    if z.shape[0] is None:
-        return _sweep_unknown(work, z, leaves, labels, rows, plan, needs)
-    chunks = [slice(i, i + plan.chunk_rows) for i in range(0, max(1, z.shape[0]), plan.chunk_rows)]
-    parts = [work(z[chunk], labels[chunk], rows[chunk]) for chunk in chunks]
-    if len(parts) == 1:
-        losses, dz, dleaves = parts[0]
-        return losses, [dz, *dleaves]
-    all_losses, dzs, all_dleaves = zip(*parts, strict=True)
-    dz = tf.concat(dzs, 0) if needs[0] else None
-    sums = [None if each[0] is None else tf.add_n(each) for each in zip(*all_dleaves, strict=True)]
-    return tf.concat(all_losses, 1), [dz, *sums]
+    if z.shape[0] is not None and z.shape[0] <= plan.chunk_rows:
+        losses, dz, parts = work(z, labels, rows)
+    else:
+        losses, dz, parts = _sweep_chunks(work, z, leaves, labels, rows, plan, needs)
+    pairs = zip(parts, leaves, strict=True)
+    return losses, [dz, *(_side_by_side(x, leaf.shape[1]) if isinstance(x, list) else x for x, leaf in pairs)]
 
 
-def _sweep_unknown(
+def _sweep_chunks(
     work: Any,
     z: tf.Tensor,
     leaves: tuple[tf.Tensor, ...],
@@ -47,8 +42,8 @@ def _sweep_unknown(
     rows: tf.Tensor,
     plan: Plan,
     needs: tuple[bool, ...],
-) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
-    """The same loop in the graph, for a batch whose size is known only when it runs."""
+) -> tuple[tf.Tensor, tf.Tensor | None, list[Any]]:
+    """One chunk after the other, in a loop of the graph: none waits in memory for the others."""
     count = tf.shape(z)[0]
     chunks = tf.maximum(1, -(-count // plan.chunk_rows))
     size = -(-count // chunks)
@@ -56,21 +51,38 @@ def _sweep_unknown(
     z, labels, rows = tf.pad(z, [[0, fill], [0, 0]]), tf.pad(labels, [[0, fill]]), tf.pad(rows, [[0, fill]])
     z = tf.reshape(z, [chunks, size, z.shape[1]])
     labels, rows = tf.reshape(labels, [chunks, size]), tf.reshape(rows, [chunks, size])
-    parts = tf.TensorArray(rows.dtype, chunks, infer_shape=False)
+    all_losses = tf.TensorArray(rows.dtype, chunks, infer_shape=False)
     dzs = tf.TensorArray(rows.dtype, chunks if needs[0] else 0, infer_shape=False)
-    sums = [tf.zeros_like(leaf) for leaf, needed in zip(leaves, needs[1:], strict=True) if needed]
+    zeros = [tf.zeros_like(leaf) if needed else None for leaf, needed in zip(leaves, needs[1:], strict=True)]
+    if plan.tied and needs[1]:
+        zeros[0] = [zeros[0][:, start:stop] for start, stop in plan.nesting.blocks]
 
-    def step(i: tf.Tensor, parts: tf.TensorArray, dzs: tf.TensorArray, *sums: tf.Tensor) -> Any:
-        losses, dz, dleaves = work(z[i], labels[i], rows[i])
-        new = (d for d in dleaves if d is not None)
+    def step(i: tf.Tensor, all_losses: tf.TensorArray, dzs: tf.TensorArray, *sums: tf.Tensor) -> Any:
+        losses, dz, parts = work(z[i], labels[i], rows[i])
         dzs = dzs if dz is None else dzs.write(i, dz)
-        return i + 1, parts.write(i, losses), dzs, *(a + b for a, b in zip(sums, new, strict=True))
+        return i + 1, all_losses.write(i, losses), dzs, *(a + b for a, b in zip(sums, _flatten(parts), strict=True))
 
-    _, parts, dzs, *sums = tf.while_loop(lambda i, *_: i < chunks, step, [0, parts, dzs, *sums])
-    losses = tf.reshape(tf.transpose(parts.stack(), [1, 0, 2]), [len(plan.nesting), -1])[:, :count]
+    state = [0, all_losses, dzs, *_flatten(zeros)]
+    _, all_losses, dzs, *sums = tf.while_loop(lambda i, *_: i < chunks, step, state, parallel_iterations=1)
+    losses = tf.reshape(tf.transpose(all_losses.stack(), [1, 0, 2]), [len(plan.nesting), -1])[:, :count]
     dz = tf.reshape(dzs.stack(), [-1, z.shape[2]])[:count] if needs[0] else None
     found = iter(sums)
-    return losses, [dz, *(next(found) if needed else None for needed in needs[1:])]
+    return (
+        losses,
+        dz,
+        [None if x is None else [next(found) for _ in x] if isinstance(x, list) else next(found) for x in zeros],
+    )
+
+
+def _flatten(parts: list[Any]) -> list[tf.Tensor]:
+    lists = [part if isinstance(part, list) else [part] for part in parts]
+    return [x for xs in lists for x in xs if x is not None]
+
+
+def _side_by_side(parts: list[tf.Tensor], width: int) -> tf.Tensor:
+    """Blocks of columns as one matrix, zero in the columns that no level has."""
+    x = tf.concat(parts, 1)
+    return x if x.shape[1] == width else tf.pad(x, [[0, 0], [0, width - x.shape[1]]])
 
 
 def _sweep_tied(
@@ -81,7 +93,7 @@ def _sweep_tied(
     leaves: tuple[tf.Tensor, ...],
     plan: Plan,
     needs: tuple[bool, ...],
-) -> tuple[tf.Tensor, tf.Tensor | None, list[tf.Tensor | None]]:
+) -> tuple[tf.Tensor, tf.Tensor | None, list[Any]]:
     weight, bias = leaves if len(leaves) == 2 else (*leaves, None)
     blocks = plan.nesting.blocks
     levels = list[tf.Tensor]()
@@ -99,12 +111,10 @@ def _sweep_tied(
         suffixes.reverse()
     if needs_z:
         parts = [tf.matmul(s, weight[:, start:stop]) for s, (start, stop) in zip(suffixes, blocks, strict=True)]
-        dz = _pad_columns(tf.concat(parts, 1), z.shape[1])
+        dz = _side_by_side(parts, z.shape[1])
     if needs_weight:
-        parts = [
-            tf.matmul(s, z[:, start:stop], transpose_a=True) for s, (start, stop) in zip(suffixes, blocks, strict=True)
-        ]
-        dweight = _pad_columns(tf.concat(parts, 1), weight.shape[1])
+        pairs = zip(suffixes, blocks, strict=True)
+        dweight = [tf.matmul(s, z[:, start:stop], transpose_a=True) for s, (start, stop) in pairs]
     if needs_bias:
         dbias = tf.reduce_sum(suffixes[0], 0)
     return tf.stack(losses), dz, [dweight, dbias][: len(leaves)]
@@ -127,15 +137,11 @@ def _sweep_untied(
         loss, residual = _residual(level + leaves[count + g] if needs_biases else level, labels, rows, plan)
         losses.append(loss)
         residual = w * residual
-        dzs.append(_pad_columns(tf.matmul(residual, leaves[g]), z.shape[1]) if needs_z else None)
+        dzs.append(_side_by_side([tf.matmul(residual, leaves[g])], z.shape[1]) if needs_z else None)
         dweights.append(tf.matmul(residual, z[:, :m], transpose_a=True) if needs_weights[g] else None)
         if needs_biases:
             dbiases.append(tf.reduce_sum(residual, 0) if needs_biases[g] else None)
     return tf.stack(losses), tf.add_n(dzs) if needs_z else None, [*dweights, *dbiases]
-
-
-def _pad_columns(x: tf.Tensor, width: int) -> tf.Tensor:
-    return x if x.shape[1] == width else tf.pad(x, [[0, 0], [0, width - x.shape[1]]])
 
 
 def _residual(logits: tf.Tensor, labels: tf.Tensor, rows: tf.Tensor, plan: Plan) -> tuple[tf.Tensor, tf.Tensor]:
