@@ -1,4 +1,4 @@
-"""Everything the project does with itself: ``nox -s demo`` and ``nox -s tests`` are the two to know; ``nox -l`` lists all.
+"""Everything the project does with itself: ``nox -s demo`` and ``nox -s tests`` to begin with; ``nox -l`` lists all.
 
 Sessions install the package as a user would, not editable, and so test what the wheel holds.
 """

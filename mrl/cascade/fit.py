@@ -99,9 +99,7 @@ def fit_cascade(
     checks.check_nesting(nesting)
     options = _options(method, dim=dim, target=target, drop=drop, delta=delta)
     scales = _temperatures(probabilities, labels, nesting, method, temperatures, logits)
-    outcomes = measure(
-        probabilities, labels, len(nesting), confidence=confidence, temperatures=scales, logits=logits
-    )
+    outcomes = measure(probabilities, labels, len(nesting), confidence=confidence, temperatures=scales, logits=logits)
     thresholds, notes = _fit(outcomes, nesting, method, options)
     level = accepted_level(outcomes.confidence, thresholds)
     record: dict[str, Scalar] = {
@@ -205,8 +203,8 @@ def _temperatures(
         raise ValueError(f"temperatures: expected numbers, 'fit' or None, got {temperatures!r}; choose one of them")
     if method == "risk":
         raise ValueError(
-            "temperatures: expected numbers or None with method='risk', got 'fit'; what is fitted on the tested examples "
-            "voids the guarantee: give the result of mrl.fit_temperatures on other examples"
+            "temperatures: expected numbers or None with method='risk', got 'fit'; what is fitted on the tested "
+            "examples voids the guarantee: give the result of mrl.fit_temperatures on other examples"
         )
     if isinstance(probabilities, (tuple, list)):
         raise ValueError(f"temperatures: expected None with a pair {PAIR}, got 'fit'; pass probabilities or logits")

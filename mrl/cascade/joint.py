@@ -25,6 +25,11 @@ TRADES = 33
 """Starts: the best policies where a right answer is worth so many dimensions, from hardly any to more than all."""
 
 
+ROUNDS = 4
+SPREAD, NEARBY = 32, np.array([-64, -16, -4, -1, 0, 1, 4, 16, 64])
+"""The sample of candidates that a pair's first threshold tries: so many over its range, and these from where it is."""
+
+
 class Goal(NamedTuple):
     """Feasible is ``spent <= most`` and ``right >= least``, in totals over the examples.
 
@@ -58,6 +63,7 @@ class Table:
         self.correct = outcomes.correct.astype(np.int64)
         self.dims = np.asarray(dims, np.int64)
         self.last, self.examples = len(dims) - 1, outcomes.correct.shape[1]
+        self.everyone = np.arange(self.examples)
         self.candidates: list[NDArray[np.float64]] = []
         # An example of rank r is accepted by the candidates below r: those that its confidence is above.
         self.rank = np.zeros((self.last, self.examples), np.int64)
@@ -93,6 +99,14 @@ class Table:
         right = int(np.take_along_axis(self.correct, level[None], 0).sum())
         return Found(choice, right, int(self.dims[level].sum()))
 
+    def along(self, choice: Choice, g: int) -> tuple[Integers, Integers, Integers]:
+        """Totals of all examples for every useful candidate of level ``g``, the other levels as chosen."""
+        level = self.levels((*choice[:g], len(self.candidates[g]) - 1, *choice[g + 1 :]))
+        rights, spents = self.correct[level, self.everyone], self.dims[level]
+        reach = np.flatnonzero(level > g)  # a level before accepts the others
+        useful, right, spent = self.line(g, reach, rights[reach], spents[reach])
+        return useful, right + rights[level < g].sum(), spent + spents[level < g].sum()
+
     def line(self, g: int, rows: Integers, right: Integers, spent: Integers) -> tuple[Integers, Integers, Integers]:
         """Totals of ``rows``, which reach level ``g``, for every candidate there that makes a difference.
 
@@ -116,19 +130,15 @@ def pick(goal: Goal, rights: Integers, spents: Integers) -> int:
 
 
 def climb(table: Table, goal: Goal, start: Choice, *, worth: float | None = None) -> Found:
-    """Improve one threshold at a time, each exactly, until none can be; with ``worth``, for ``worth * right - spent``."""
-    choice, best, everyone = start, None, np.arange(table.examples)
+    """Improve one threshold at a time, each exactly, until none can be.
+
+    With ``worth`` for ``worth * right - spent``, and no constraint.
+    """
+    choice, best = start, None
     while True:
         for g in range(table.last):
-            level = table.levels((*choice[:g], len(table.candidates[g]) - 1, *choice[g + 1 :]))
-            reaches = level > g  # a level before accepts the others
-            reach, settled = np.flatnonzero(reaches), np.flatnonzero(~reaches)
-            rights, spents = table.correct[level, everyone], table.dims[level]
-            useful, right, spent = table.line(g, reach, rights[reach], spents[reach])
-            if worth is None:
-                j = pick(goal, right + rights[settled].sum(), spent + spents[settled].sum())
-            else:
-                j = int(np.argmax(worth * right - spent))
+            useful, rights, spents = table.along(choice, g)
+            j = pick(goal, rights, spents) if worth is None else int(np.argmax(worth * rights - spents))
             choice = (*choice[:g], int(useful[j]), *choice[g + 1 :])
         found = table.evaluate(choice)
         value = _value(goal, found, worth)
@@ -137,13 +147,43 @@ def climb(table: Table, goal: Goal, start: Choice, *, worth: float | None = None
         best = (value, found)
 
 
+def climb_in_pairs(table: Table, goal: Goal, start: Found) -> Found:
+    """Move one threshold, answer with another exactly, and climb from there, for a few rounds while that improves.
+
+    At the edge of a budget no threshold may fall unless another rises. The first of a pair tries a sample of its
+    candidates, near where it is and over the whole range.
+    """
+    best = start
+    for _ in range(ROUNDS):
+        improved = best
+        for g in range(table.last):
+            top = len(table.candidates[g]) - 1
+            sample = np.append(np.linspace(0, top, SPREAD).astype(np.int64), improved.choice[g] + NEARBY)
+            for j in np.unique(np.clip(sample, 0, top)):
+                for h in range(table.last):
+                    if h == g:
+                        continue
+                    moved = (*improved.choice[:g], int(j), *improved.choice[g + 1 :])
+                    useful, rights, spents = table.along(moved, h)
+                    k = pick(goal, rights, spents)
+                    found = Found((*moved[:h], int(useful[k]), *moved[h + 1 :]), int(rights[k]), int(spents[k]))
+                    if _value(goal, found, None) < _value(goal, improved, None):
+                        improved = found
+        improved = climb(table, goal, improved.choice)
+        if _value(goal, improved, None) >= _value(goal, best, None):
+            break
+        best = improved
+    return best
+
+
 def search(table: Table, goal: Goal, starts: Sequence[Choice]) -> Found:
     """The best that climbing reaches: from given starts, from extremes, and from fair trades of answers for dims."""
     never = tuple(len(values) - 1 for values in table.candidates)
     extremes = [tuple(0 if h == g else top for h, top in enumerate(never)) for g in range(table.last)]
     points: dict[Choice, None] = dict.fromkeys([*starts, never, (0,) * table.last, *extremes])
     points.update(dict.fromkeys(_trades(table, goal, never)))
-    return min((climb(table, goal, point) for point in points), key=lambda found: _value(goal, found, None))
+    best = min((climb(table, goal, point) for point in points), key=lambda found: _value(goal, found, None))
+    return climb_in_pairs(table, goal, best)
 
 
 def _trades(table: Table, goal: Goal, never: Choice) -> Iterator[Choice]:
