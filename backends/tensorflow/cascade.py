@@ -34,7 +34,7 @@ def cascade_exit(probabilities: Any, policy: CascadePolicy, *, logits: bool) -> 
 
 
 def cascade_predict(z: Any, head: Head, policy: CascadePolicy, *, chunk_rows: int | None) -> CascadeResult:
-    z, head = tf.stop_gradient(z), tf.nest.map_structure(tf.stop_gradient, head)
+    z, head = tf.nest.map_structure(lambda x: None if x is None else tf.stop_gradient(x), (z, head))
     wide = accumulation_dtype(z, head)
     lead = tf.shape(z)[:-1]
     z = tf.reshape(z, [-1, z.shape[-1]])
