@@ -65,17 +65,22 @@ def temperatures_of(values: Any, labels: NDArray[np.int64], *, logits: bool) -> 
 
 
 def level_temperature(values: Any, labels: NDArray[np.int64], g: int) -> float:
-    low, high = 1 / HOTTEST, 1 / COLDEST
-    scale = 1.0
+    low, high, scale = 1 / HOTTEST, 1 / COLDEST, 1.0
+    before = high - low
     for _ in range(STEPS):
         slope, curvature = _derivatives(values, labels, scale, g)
-        low, high = (scale, high) if slope < 0 else (low, scale)
-        newton = scale - slope / curvature if curvature > 0 else (low if slope > 0 else high)
-        following = newton if low < newton < high else (low + high) / 2 if low * 4 > high else (low * high) ** 0.5
-        if abs(following - scale) <= 1e-12 * scale or high - low <= 1e-12 * low:
-            scale = following
-            break
+        flat = slope == 0 and curvature == 0
+        if flat and scale == 1:  # no temperature changes anything
+            return 1.0
+        # Past the first step, flat is where the loss has vanished: colder is no worse.
+        low, high = (scale, high) if slope < 0 or flat else (low, scale)
+        newton = scale - slope / curvature if curvature > 0 else scale
+        fast = low <= newton <= high and abs(newton - scale) <= before / 2
+        following = newton if fast and not flat else float(np.sqrt(low * high))
+        before = abs(following - scale)
         scale = following
+        if before <= 1e-13 * scale or high - low <= 1e-13 * scale:
+            break
     # The ends of the bracket are only approached.
     ends = [end for end in (1 / HOTTEST, 1 / COLDEST) if abs(scale - end) <= 1e-9 * end]
     return float(round(1 / (ends[0] if ends else scale), 12))

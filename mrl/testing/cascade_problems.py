@@ -75,12 +75,12 @@ _ROUNDED = (
         policy=_pooled((0.61, 0.37), (2, 4, 5), temperatures=(1.5, 1.0, 0.5)),
     ),
     Layout(
-        Nesting((2, 3)),
+        Nesting((2, 3, 4)),
         (3, 4),
-        4,
+        5,
         3,
         tied=False,
-        policy=_pooled((0.37,), (2, 3), confidence="margin", temperatures=(1.0, 2.0)),
+        policy=_pooled((0.37, 0.13), (2, 3, 4), confidence="margin", temperatures=(1.0, 2.0, 1.0)),
     ),
     Layout(Nesting((1, 3, 6, 7)), (10,), policy=_pooled((0.13, 0.13, 0.37), (1, 3, 6, 7), confidence="entropy")),
 )
