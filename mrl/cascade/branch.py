@@ -53,8 +53,8 @@ def _visit(state: Search, prefix: Choice, rows: Integers, right: int, spent: int
         rights, spents = rights + right, spents + spent
         fits = np.flatnonzero((spents <= state.goal.most) & (rights >= state.goal.least))
         if len(fits):
-            first, second = (-rights[fits], spents[fits]) if state.goal.accurate else (spents[fits], -rights[fits])
-            j = fits[np.lexsort((fits, second, first))[0]]
+            keys = (-rights[fits], spents[fits]) if state.goal.accurate else (spents[fits], -rights[fits])
+            j = fits[np.lexsort((fits, keys[1], keys[0]))[0]]
             _offer(state, Found((*prefix, int(useful[j])), int(rights[j]), int(spents[j])))
         return
     useful, first, second = _bounds(state, g, rows, right, spent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -23,7 +23,7 @@ MARKERS = "oDv^P*X<>"
 def plot_cascade(
     probabilities: Array | tuple[Array, Array],
     labels: Array | None,
-    policies: Mapping[str, CascadePolicy | Iterable[CascadePolicy]],
+    policies: Mapping[str, CascadePolicy | Sequence[CascadePolicy]],
     *,
     logits: bool = False,
     confidence_level: float = 0.95,
