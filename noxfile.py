@@ -1,4 +1,4 @@
-"""Everything the project does with itself: ``nox -s demo`` and ``nox -s tests`` to begin with; ``nox -l`` lists all.
+"""What the project does with itself: ``nox -s demo`` and ``nox -s tests`` are the two to know, ``nox -l`` lists all.
 
 Sessions install the package as a user would, not editable, and so test what the wheel holds.
 """
@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent
 FRAMEWORKS = ("torch", "jax", "tensorflow")
 BACKENDS = ("numpy", *FRAMEWORKS)
 TEST_TOOLS = ("pytest>=8", "pytest-xdist>=3.6", "tomli>=2; python_version < '3.11'")
+TRITON = "triton>=3.2; sys_platform == 'linux'"  # comes with PyTorch for CUDA, not with PyTorch for the CPU
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -38,7 +39,7 @@ def pytest(session: nox.Session, *arguments: str, backends: tuple[str, ...] = ()
 @nox.session
 def tests(session: nox.Session) -> None:
     """All backends in one process, with everything that is installed beside them: the command of the README."""
-    install(session, "all", tools=TEST_TOOLS)
+    install(session, "all", tools=(*TEST_TOOLS, TRITON))
     pytest(session)
 
 
@@ -46,7 +47,8 @@ def tests(session: nox.Session) -> None:
 @nox.parametrize("backend", BACKENDS)
 def tests_alone(session: nox.Session, backend: str) -> None:
     """One backend in an environment without the other frameworks."""
-    install(session, *(() if backend == "numpy" else (backend,)), "testing", "demo", tools=TEST_TOOLS)
+    tools = (*TEST_TOOLS, TRITON) if backend == "torch" else TEST_TOOLS
+    install(session, *(() if backend == "numpy" else (backend,)), "testing", "demo", tools=tools)
     pytest(session, backends=(backend,))
 
 

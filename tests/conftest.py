@@ -32,6 +32,11 @@ def chosen(config: pytest.Config) -> tuple[str, ...]:
     return tuple(config.getoption("--backend") or BACKENDS)
 
 
+def frameworks(config: pytest.Config) -> tuple[str, ...]:
+    """The backends that can train."""
+    return tuple(name for name in chosen(config) if name != "numpy")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile(config.getoption("--profile"))
     for name in chosen(config):
@@ -50,11 +55,17 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend_name" in metafunc.fixturenames:
         metafunc.parametrize("backend_name", chosen(metafunc.config))
+    if "framework_name" in metafunc.fixturenames:
+        metafunc.parametrize("framework_name", frameworks(metafunc.config))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what needs a backend that was not asked for; pytest reports how many."""
     left_out = {f"backend_{name}" for name in BACKENDS if name not in chosen(config)}
+    if not frameworks(config):
+        left_out.add("framework_name")
+    if sys.platform != "linux":  # Triton has no wheels elsewhere; on Linux, one that is missing fails
+        left_out.add("triton_wheel")
     keep, drop = [], []
     for item in items:
         (drop if left_out & set(getattr(item, "fixturenames", ())) else keep).append(item)
@@ -82,3 +93,8 @@ def backend_jax() -> None:
 @pytest.fixture
 def backend_tensorflow() -> None:
     """For tests that need TensorFlow."""
+
+
+@pytest.fixture
+def triton_wheel() -> None:
+    """For tests that need Triton."""

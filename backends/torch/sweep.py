@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -123,6 +124,9 @@ def _residuals_(
     levels: Tensor, labels: Tensor, rows: Tensor, plan: Plan, weights: tuple[float, ...], backward: bool
 ) -> Tensor:
     """The losses of ``levels`` (K, n, C); in place, its logits become the suffix sums ``S_g`` of their gradients."""
+    in_one_kernel = triton_kernel(levels.device)
+    if in_one_kernel and all(_has_memory(x) for x in (levels, labels, rows)):
+        return in_one_kernel(levels, labels, rows, weights, plan.label_smoothing, backward)
     smoothing, classes, count = plan.label_smoothing, levels.shape[-1], len(levels)
     index = labels.unsqueeze(-1).expand(count, -1, 1)
     largest = levels.amax(-1)
@@ -142,3 +146,22 @@ def _residuals_(
     for g in reversed(range(count - 1)):
         torch.addcmul(levels[g + 1], p[g], scales, value=weights[g], out=levels[g])
     return losses
+
+
+def _has_memory(x: Tensor) -> bool:
+    """Whether a kernel can look at it: not at a tensor of another type, nor at what wraps one in ``torch.func``."""
+    return type(x) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+@cache
+def triton_kernel(device: torch.device) -> Callable[..., Tensor] | None:
+    """What does the work of ``_residuals_`` in one kernel, where there is Triton and a GPU that it knows."""
+    if device.type != "cuda":
+        return None
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return None
+    from .triton_residuals import residuals_
+
+    return residuals_ if torch.cuda.get_device_capability(device) >= (7, 0) else None

@@ -15,8 +15,8 @@ DIMS = (2, 4, 8, 16, 32, 64)
 class Settings:
     """The same for every model, framework and granularity, so that nothing but the nesting differs."""
 
-    hidden: int = 128
-    epochs: int = 40
+    hidden: int = 512
+    epochs: int = 100
     batch: int = 64
     rate: float = 2e-3
     seed: int = 0
