@@ -121,7 +121,7 @@ def train_all(backend: str, data: Dataset, settings: Settings) -> tuple[dict[str
         head = init_head(nesting, data.classes, tied=tied, backend="numpy", seed=settings.seed + 1)
         start = time.perf_counter()
         with tqdm(total=settings.steps(len(data.train.labels)), desc=f"{name:6}", unit="step", file=sys.stderr) as bar:
-            trained = train(encoder, head, data.train, nesting, settings, bar.update)
+            encoder, head = train(encoder, head, data.train, nesting, settings, bar.update)
         seconds[name] = time.perf_counter() - start
-        models[name] = Model(*convert(trained, "numpy"), nesting)
+        models[name] = Model(convert(encoder, "numpy"), convert(head, "numpy"), nesting)
     return models, seconds
