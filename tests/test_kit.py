@@ -229,4 +229,4 @@ def test_a_proof_that_decides_too_little_fails() -> None:
 
 def test_hardly_an_answer_of_a_cascade_is_undecided() -> None:
     rows = mrl.testing.check_backend("numpy", ops=list(CASCADES), examples=60)
-    assert all(row.undecided < 0.01 for row in rows) and sum(row.undecided for row in rows) / len(rows) < 0.001
+    assert all(row.undecided <= 0.01 for row in rows) and sum(row.undecided for row in rows) / len(rows) < 0.002
