@@ -7,7 +7,20 @@ Importing this imports NumPy and nothing heavier.
 from importlib import import_module
 from typing import Any
 
-from .cascade import CascadePolicy, CascadeResult, cascade_exit, cascade_predict
+from .cascade import (
+    CascadePolicy,
+    CascadeReport,
+    CascadeResult,
+    CurvePoint,
+    Interval,
+    cascade_curve,
+    cascade_exit,
+    cascade_predict,
+    cascade_report,
+    fit_cascade,
+    fit_temperatures,
+    plot_cascade,
+)
 from .heads import NestedHead, NestedLoss, TiedHead
 from .losses import nested, nested_cross_entropy, nested_logits, truncate
 from .nesting import Nesting
@@ -18,19 +31,27 @@ __version__ = "0.1.0"
 __all__ = [
     "BackendInfo",
     "CascadePolicy",
+    "CascadeReport",
     "CascadeResult",
+    "CurvePoint",
+    "Interval",
     "NestedHead",
     "NestedLoss",
     "Nesting",
     "TiedHead",
     "available_backends",
+    "cascade_curve",
     "cascade_exit",
     "cascade_predict",
+    "cascade_report",
     "convert",
+    "fit_cascade",
+    "fit_temperatures",
     "init_head",
     "nested",
     "nested_cross_entropy",
     "nested_logits",
+    "plot_cascade",
     "truncate",
 ]
 

@@ -66,6 +66,11 @@ def known_backends() -> tuple[str, ...]:
     return (*BUILTIN, *sorted(set(_plug_ins()) - set(BUILTIN)))
 
 
+def lacks(name: str, kernel: str) -> bool:
+    """Whether the backend called ``name`` is a plug-in that leaves ``kernel`` out."""
+    return kernel in getattr(backend_named(name), "lacks", ())
+
+
 def _remember(name: str, array: Any) -> str:
     backend = _find(type(array))
     if backend is None:
@@ -132,8 +137,10 @@ def _load_plug_in(entry: EntryPoint) -> Backend:
         raise ImportError(
             f"{owner} ({entry.value}) lacks {', '.join(missing)}; a backend provides all of mrl.protocol.KERNELS"
         )
+    absent = frozenset(kernel for kernel in FURTHER_KERNELS if not hasattr(module, kernel))
     further = {kernel: getattr(module, kernel, None) or _lacking(kernel, owner) for kernel in FURTHER_KERNELS}
-    return cast(Backend, SimpleNamespace(**{kernel: getattr(module, kernel) for kernel in KERNELS}, **further))
+    kernels = {kernel: getattr(module, kernel) for kernel in KERNELS}
+    return cast(Backend, SimpleNamespace(**kernels, **further, lacks=absent))
 
 
 def _lacking(kernel: str, owner: str) -> Callable[..., Any]:

@@ -3,12 +3,14 @@
 import gzip
 import json
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from mrl.cascade import CascadePolicy, Interval, cascade_report
 from mrl.cli import main
-from mrl.demo import data, port, report
+from mrl.demo import cascade, data, port, report
 from mrl.demo.encoder import embed_with_bound, init_encoder
 from mrl.demo.evaluate import Model
 from mrl.demo.run import run_demo
@@ -138,7 +140,26 @@ class TestRun:
         assert {p["backend"] for p in content["ports"]} >= {"numpy", framework_name}
         assert all(p["holds"] and 0 < p["share"] <= 1 for p in content["ports"])
         printed = capsys.readouterr().out
-        assert all(sentence in printed for sentence in content["comparison"])
+        assert all(sentence in printed for sentence in content["comparison"] + content["dimensions_needed"])
+        assert (out / "cascade.png").read_bytes().startswith(b"\x89PNG")
+        for by in content["cascades"].values():
+            assert set(by) == {"greedy", "budget", "accuracy", "risk"}
+            assert by["accuracy"]["fitted"]["accuracy"] >= by["accuracy"]["fitted"]["full_accuracy"]
+            assert by["budget"]["fitted"]["expected_dim"] <= by["greedy"]["fitted"]["expected_dim"]
+            assert all(entry["report"]["examples"] == content["examples"]["test"] for entry in by.values())
+
+    def test_the_sentence_says_whether_the_accuracy_is_reached(self) -> None:
+        for gap, low, high, words in (
+            (-0.02, -0.03, -0.01, "so it does not reach it"),
+            (0.02, 0.01, 0.03, "so it passes it"),
+            (-0.01, -0.02, 0.01, "which is within the noise"),
+        ):
+            confidence, correct = np.full((2, 4), 0.5), np.ones((2, 4), bool)
+            policy = CascadePolicy((0.4,), (2, 64))
+            made = replace(cascade_report((confidence, correct), None, policy), against_full=Interval(gap, low, high))
+            said = cascade.sentence("MRL", cascade.Cascade(policy, made))
+            assert words in said and f"{100 * gap:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]" in said
+            assert "needs 2.0 [2.0, 2.0] of 64 dimensions" in said
 
     def test_a_wrong_port_is_found_out(self, monkeypatch) -> None:
         rng = np.random.default_rng(0)

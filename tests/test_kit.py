@@ -1,5 +1,8 @@
 """The conformance kit itself: it passes what is right, and finds out what is wrong, with a readable example."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -178,3 +181,52 @@ def test_check_loss_refuses() -> None:
         mrl.testing.check_loss(lambda z, head, labels, nesting: 0.0)
     with pytest.raises(ValueError, match="dtype: expected one of"):
         mrl.testing.check_loss(right, dtype="int8")
+
+
+CASCADES = {case.name: case for case in mrl.testing.CASES if case.discrete}
+
+
+@pytest.mark.parametrize("name", CASCADES)
+def test_a_wrong_cascade_fails_the_proof(name: str) -> None:
+    """The mistake is in the implementation itself: it answers one level late."""
+    case = CASCADES[name]
+
+    def function(layout: Layout):
+        run = case.function(layout)
+
+        def late(arrays, constants):
+            labels, level, confidence = run(arrays, constants)
+            return labels, np.minimum(level + 1, len(layout.nesting) - 1), confidence
+
+        return late
+
+    with pytest.raises(AssertionError, match=rf"{re.escape(name)} on numpy .*: level is inf times its error bound"):
+        prove(replace(case, function=function), ValueDriver("numpy"), "eager", "float32", examples=24)
+
+
+def test_answers_that_are_not_integers_fail_the_proof() -> None:
+    case = CASCADES["cascade_exit"]
+
+    def function(layout: Layout):
+        run = case.function(layout)
+        return lambda arrays, constants: [x.astype(np.float32) for x in run(arrays, constants)]
+
+    with pytest.raises(
+        AssertionError, match=r"expected \('labels', 'level'\) as integers, got \['float32', 'float32'\]"
+    ):
+        prove(replace(case, function=function), ValueDriver("numpy"), "eager", "float32", examples=5)
+
+
+def test_a_proof_that_decides_too_little_fails() -> None:
+    case = CASCADES["cascade_predict"]
+
+    def vague(problem: Problem):
+        return {name: (value, np.full(value.shape, np.inf)) for name, (value, _) in case.expected(problem).items()}
+
+    with pytest.raises(AssertionError, match=r"100\.0% of the answers are undecided by the bounds, more than 1%"):
+        prove(replace(case, expected=vague, mutants=()), ValueDriver("numpy"), "eager", "float32", examples=5)
+
+
+def test_hardly_an_answer_of_a_cascade_is_undecided() -> None:
+    rows = mrl.testing.check_backend("numpy", ops=list(CASCADES), examples=60)
+    assert all(row.undecided <= 0.01 for row in rows) and sum(row.undecided for row in rows) / len(rows) < 0.002

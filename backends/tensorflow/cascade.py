@@ -34,7 +34,7 @@ def cascade_exit(probabilities: Any, policy: CascadePolicy, *, logits: bool) -> 
 
 
 def cascade_predict(z: Any, head: Head, policy: CascadePolicy, *, chunk_rows: int | None) -> CascadeResult:
-    z, head = tf.stop_gradient(z), tf.nest.map_structure(tf.stop_gradient, head)
+    z, head = tf.nest.map_structure(lambda x: None if x is None else tf.stop_gradient(x), (z, head))
     wide = accumulation_dtype(z, head)
     lead = tf.shape(z)[:-1]
     z = tf.reshape(z, [-1, z.shape[-1]])
@@ -93,28 +93,27 @@ def _walk_traced(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int) ->
     wide, tied, last = accumulation_dtype(z, head), isinstance(head, TiedHead), len(policy) - 1
     cuts = policy.cuts64 if wide == tf.float64 else policy.cuts32
     total, lanes = tf.shape(z)[0], tf.range(chunk)
+    if z.shape[0] is None:  # XLA cannot compile a gather from no rows: give it one to leave alone
+        z = tf.pad(z, [[0, tf.cast(tf.equal(total, 0), tf.int32)], [0, 0]])
     levels = _levels(head, policy, wide)
     classes = levels[0][0].shape[0]
-    fields = (
-        tf.zeros([total + 1], tf.int64),
-        tf.zeros([total + 1], tf.int64),
-        tf.zeros([total + 1], wide),
-    )
+    fields = [tf.zeros([total + 1], dtype) for dtype in (tf.int64, tf.int64, wide)]
     waiting, count = tf.range(total + chunk), total
-    store = tf.zeros([total + 1 if tied and last else 0, classes], wide)
+    # Loops carry it only where it is used: XLA cannot compile what constants go around in untouched.
+    store = [tf.zeros([total + 1, classes], wide)] if tied and last else []
     for g, (weight, bias, (start, stop)) in enumerate(levels):
         pick = _picker(z, start, stop)
 
         def step(
-            j: tf.Tensor, waiting: tf.Tensor, store: tf.Tensor, kept: tf.Tensor, *fields: tf.Tensor
-        ) -> tuple[tf.Tensor, ...]:
+            j: tf.Tensor, waiting: tf.Tensor, kept: tf.Tensor, fields: list[tf.Tensor], store: list[tf.Tensor]
+        ) -> tuple[Any, ...]:
             places = j * chunk + lanes
             used = places < count
             here = tf.slice(waiting, [j * chunk], [chunk])
             x = tf.cast(pick(tf.minimum(here, total - 1)), wide)
             logits = tf.matmul(x, weight, transpose_b=True)
             if tied and g > 0:
-                logits += tf.gather(store, tf.minimum(places, total))
+                logits += tf.gather(store[0], tf.minimum(places, total))
             elif bias is not None:
                 logits += bias
             confidence = _confidence(logits, policy.confidence, policy.temperatures[g])
@@ -123,21 +122,20 @@ def _walk_traced(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int) ->
             labels = tf.where(tf.math.is_nan(confidence), -tf.ones_like(labels), labels)
             target = tf.where(exits, here, total)[:, None]
             found = (labels, tf.fill([chunk], tf.constant(g, tf.int64)), confidence)
-            fields = tuple(tf.tensor_scatter_nd_update(a, target, b) for a, b in zip(fields, found, strict=True))
+            fields = [tf.tensor_scatter_nd_update(a, target, b) for a, b in zip(fields, found, strict=True)]
             if g < last:
                 stays = used & ~exits
                 place = kept + tf.cumsum(tf.cast(stays, tf.int32)) - 1
                 place = tf.where(stays, place, total)[:, None]
                 with tf.control_dependencies([here, logits]):  # read before it is overwritten
                     waiting = tf.tensor_scatter_nd_update(waiting, place, here)
-                    if tied:
-                        store = tf.tensor_scatter_nd_update(store, place, logits)
+                    store = [tf.tensor_scatter_nd_update(x, place, logits) for x in store]
                 kept += tf.math.count_nonzero(stays, dtype=tf.int32)
-            return j + 1, waiting, store, kept, *fields
+            return j + 1, waiting, kept, fields, store
 
         chunks = (count + chunk - 1) // chunk
-        state = (tf.constant(0), waiting, store, tf.constant(0), *fields)
-        _, waiting, store, count, *fields = tf.while_loop(
+        state = (tf.constant(0), waiting, tf.constant(0), fields, store)
+        _, waiting, count, fields, store = tf.while_loop(
             lambda j, *_, chunks=chunks: j < chunks, step, state, parallel_iterations=1
         )
     return [field[:total] for field in fields]

@@ -75,7 +75,7 @@ def read_pair(folder: Path, part: str) -> Split:
     labels = read_idx(_existing(folder, f"{part}-labels-idx1-ubyte"), axes=1)
     if len(images) != len(labels) or not len(images):
         raise ValueError(f"{folder}: expected as many {part} images as labels, got {len(images)} and {len(labels)}")
-    return Split(images.reshape(len(images), -1).astype(np.float32) / 255, labels.astype(np.int64))
+    return Split(images.reshape(len(images), -1).astype(np.float32) / np.float32(255), labels.astype(np.int64))
 
 
 def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:

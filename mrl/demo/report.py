@@ -54,7 +54,9 @@ def sentences(results: Results) -> list[str]:
     said = []
     for measure, by in results.items():
         for family in ("MRL", "MRL-E"):
-            behind, ahead, noise = [], [], []
+            behind: list[str] = []
+            ahead: list[str] = []
+            noise: list[str] = []
             for m, nested, fixed in zip(DIMS, by[family], by["FF"], strict=True):
                 gap = nested.astype(float) - fixed
                 error = gap.std() / np.sqrt(gap.size)

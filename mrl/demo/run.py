@@ -15,7 +15,7 @@ from ..cascade.storage import write_atomically
 from ..dispatch import backend_named
 from ..nesting import Nesting
 from ..porting import convert, init_head
-from . import report
+from . import cascade, report
 from .data import Dataset, load
 from .encoder import init_encoder
 from .evaluate import Model, evaluate, evaluate_fixed
@@ -34,7 +34,7 @@ def run_demo(
     seed: int,
     epochs: int | None = None,
 ) -> dict[str, Any]:
-    """Train in ``backend``, print what came of it, and write ``demo.json`` and ``demo.png`` into ``out``.
+    """Train in ``backend``, print what came of it, and write ``demo.json``, ``demo.png`` and ``cascade.png``.
 
     Returns:
         What was written as JSON.
@@ -64,6 +64,12 @@ def run_demo(
     said = report.sentences(results)
     print(f"\nTest accuracy in %, ± one standard error, one seed:\n{report.table(results)}\n")
     print("\n".join(said))
+    cascades = {family: cascade.fit_all(e, dataset, models[family].nesting) for family, e in nested.items()}
+    needs = [cascade.sentence(family, by["accuracy"]) for family, by in cascades.items()]
+    print(
+        f"\nCascades, fitted on the held-out images, on the test images [95 % interval]:\n{cascade.table(cascades)}\n"
+    )
+    print("\n".join(needs))
     ports = check_ports({family: models[family] for family in nested}, dataset.test.images)
     print(
         "\nThe trained models in every installed framework, against the float64 specification:\n"
@@ -80,12 +86,16 @@ def run_demo(
         "examples": {name: len(getattr(dataset, name).labels) for name in ("train", "held_out", "test")},
         "accuracy": report.accuracies(results),
         "comparison": said,
+        "cascades": cascade.to_dict(cascades),
+        "dimensions_needed": needs,
         "ports": [{**port._asdict(), "holds": port.share <= 1} for port in ports],
         "seconds": seconds,
     }
     write_atomically(out / "demo.json", json.dumps(content, indent=1, allow_nan=False))
     report.figure(results, f"{data}, {backend}, one seed", out / "demo.png")
-    print(f"\nwrote {out / 'demo.json'} and {out / 'demo.png'}")
+    title = f"MRL cascades, {data}, {backend}, one seed"
+    cascade.figure(nested["MRL"], dataset, cascades["MRL"], title, out / "cascade.png")
+    print(f"\nwrote {', '.join(str(out / name) for name in ('demo.json', 'demo.png', 'cascade.png'))}")
     for port in ports:
         if not port.share <= 1:
             raise RuntimeError(
@@ -111,7 +121,7 @@ def train_all(backend: str, data: Dataset, settings: Settings) -> tuple[dict[str
         head = init_head(nesting, data.classes, tied=tied, backend="numpy", seed=settings.seed + 1)
         start = time.perf_counter()
         with tqdm(total=settings.steps(len(data.train.labels)), desc=f"{name:6}", unit="step", file=sys.stderr) as bar:
-            trained = train(encoder, head, data.train, nesting, settings, bar.update)
+            encoder, head = train(encoder, head, data.train, nesting, settings, bar.update)
         seconds[name] = time.perf_counter() - start
-        models[name] = Model(*convert(trained, "numpy"), nesting)
+        models[name] = Model(convert(encoder, "numpy"), convert(head, "numpy"), nesting)
     return models, seconds

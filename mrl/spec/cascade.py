@@ -26,11 +26,10 @@ def confidence(values: ArrayLike, kind: str, temperature: float = 1.0, *, logits
             scores = np.exp((scores - scores.max(axis=-1, keepdims=True)) / temperature)
             p = scores / scores.sum(axis=-1, keepdims=True)
         classes = p.shape[-1]
-        descending = -np.sort(-p, axis=-1)
         if kind == "probability":
-            result = descending[..., 0]
+            result = p.max(axis=-1)
         elif kind == "margin":
-            result = descending[..., 0] - (descending[..., 1] if classes > 1 else 0.0)
+            result = p.max(axis=-1) - (np.partition(p, -2)[..., -2] if classes > 1 else 0.0)
         elif classes == 1:
             result = np.ones(p.shape[:-1])
         else:

@@ -8,7 +8,8 @@ Underneath, and public too: :mod:`~mrl.testing.strategies` (problems to draw), :
 """
 
 from . import bounds, cases, drivers, mutants, problems, strategies
-from .cases import CASES, Case
+from .case import Case
+from .cases import CASES
 from .losses import check_loss
 from .mutants import Mutant
 from .problems import Layout, Problem

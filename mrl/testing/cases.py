@@ -2,54 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
-
-from hypothesis import strategies as st
 
 from .. import losses
 from ..dispatch import backend_of
 from . import bounds
 from .bounds import Bounded
-from .mutants import CROSS_ENTROPY, LOGITS, TRUNCATE, Mutant
-from .problems import Layout, Problem, head_from, head_leaves
-from .strategies import TRACED_LAYOUTS, layouts, problems
-
-
-@dataclass(frozen=True)
-class Case:
-    """One operation under proof.
-
-    ``function(layout)`` gives what a driver runs, ``expected(problem)`` the values and bounds of its outputs
-    and then of its gradients, in order; the first output is differentiated. ``narrow`` outputs come back in
-    the dtype of ``z`` and not in that of accumulation.
-    """
-
-    name: str
-    function: Callable[[Layout], Any]
-    expected: Callable[[Problem], Bounded]
-    mutants: tuple[Mutant, ...]
-    upstream: str
-    options: tuple[str, ...] = ()
-    head: bool = True
-    constants: Callable[[Problem], list[Any]] = lambda problem: []
-    narrow: bool = False
-    seen: Callable[[Problem], Problem] = lambda problem: problem  # what the case uses of a drawn problem
-    layouts: st.SearchStrategy[Layout] | None = None
-    gradients: bool = True
-    dtypes_checked: bool = True
-
-    def problems(self, dtype: str, *, traced: bool) -> st.SearchStrategy[Problem]:
-        """The problems of this case; those of traced code have layouts from a small pool."""
-        drawn = self.layouts
-        if drawn is None:
-            drawn = st.sampled_from(TRACED_LAYOUTS) if traced else layouts(options=self.options)
-        return problems(drawn, dtype, self.upstream).map(self.seen)
-
-    def arrays(self, problem: Problem) -> list[Any]:
-        """What is differentiated: the embeddings, then the arrays of the head."""
-        return [problem.z, *head_leaves(problem.head)] if self.head else [problem.z]
+from .cascades import CASCADES
+from .case import Case
+from .mutants import CROSS_ENTROPY, LOGITS, TRUNCATE
+from .problems import Layout, Problem, head_from
 
 
 def _truncate(normalize: bool) -> Case:
@@ -150,5 +113,6 @@ CASES: tuple[Case, ...] = (
     _nested_logits(),
     _nested_cross_entropy(True),
     _nested_cross_entropy(False),
+    *CASCADES,
 )
 """Every operation that the kit proves."""

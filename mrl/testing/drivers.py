@@ -46,11 +46,16 @@ class Driver(Protocol):
         function: Function,
         arrays: list[Float],
         constants: list[np.ndarray],
-        upstream: Float,
+        upstream: Float | None,
         dtype: str,
         device: Any,
+        known_axes: int = 0,
     ) -> Result:
-        """Run ``function`` in ``mode``; calls with an equal ``key`` may share one traced function."""
+        """Run ``function`` in ``mode``; calls with an equal ``key`` may share one traced function.
+
+        Without ``upstream`` nothing is differentiated. So many ``known_axes`` of the first array, and its last, are
+        known to a graph; the others have any size.
+        """
 
 
 def driver_of(name: str) -> Driver:
@@ -78,9 +83,10 @@ class ValueDriver:
         function: Function,
         arrays: list[Float],
         constants: list[np.ndarray],
-        upstream: Float,
+        upstream: Float | None,
         dtype: str,
         device: Any,
+        known_axes: int = 0,
     ) -> Result:
         make = self._backend.from_numpy
         outputs = function(
@@ -108,16 +114,17 @@ class TorchDriver:
         function: Function,
         arrays: list[Float],
         constants: list[np.ndarray],
-        upstream: Float,
+        upstream: Float | None,
         dtype: str,
         device: Any,
+        known_axes: int = 0,
     ) -> Result:
         import torch
 
         def tensor(x: np.ndarray, kind: Any) -> Any:
             return torch.tensor(x, dtype=kind, device=device)
 
-        inputs = [tensor(x, getattr(torch, dtype)).requires_grad_() for x in arrays]
+        inputs = [tensor(x, getattr(torch, dtype)).requires_grad_(upstream is not None) for x in arrays]
         labels = [tensor(x, None) for x in constants]
         if mode == "compile":
             if (key, dtype) not in self._compiled:
@@ -127,15 +134,16 @@ class TorchDriver:
         # Layouts and dtypes share one code object, for which torch.compile keeps few graphs unless told otherwise.
         with torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=4096):
             outputs = function(inputs, labels)
-        head = outputs[0]
-        gradients = torch.autograd.grad(
-            head, inputs, tensor(upstream, head.dtype), allow_unused=True, materialize_grads=True
-        )
+        head, gradients = outputs[0], None
+        if upstream is not None:
+            gradients = torch.autograd.grad(
+                head, inputs, tensor(upstream, head.dtype), allow_unused=True, materialize_grads=True
+            )
         return Result(
             [x.detach().double().cpu().numpy() for x in outputs],
-            [x.double().cpu().numpy() for x in gradients],
+            None if gradients is None else [x.double().cpu().numpy() for x in gradients],
             [dtype_name(x) for x in outputs],
-            [dtype_name(x) for x in gradients],
+            [dtype_name(x) for x in gradients or ()],
         )
 
 
@@ -162,9 +170,10 @@ class JaxDriver:
         function: Function,
         arrays: list[Float],
         constants: list[np.ndarray],
-        upstream: Float,
+        upstream: Float | None,
         dtype: str,
         device: Any,
+        known_axes: int = 0,
     ) -> Result:
         import jax
         import jax.numpy as jnp
@@ -177,15 +186,19 @@ class JaxDriver:
             outputs = tuple(function(inputs, labels))
             return jnp.sum(outputs[0] * upstream.astype(outputs[0].dtype)), outputs
 
-        run = jax.value_and_grad(objective, has_aux=True)
+        def value(inputs: Any, labels: Any, upstream: Any) -> Any:
+            return (None, tuple(function(inputs, labels))), None
+
+        run = value if upstream is None else jax.value_and_grad(objective, has_aux=True)
         if mode == "jit":
             run = self._jitted.setdefault((key, dtype), jax.jit(run))
-        (_, outputs), gradients = run(inputs, labels, jnp.asarray(upstream, dtype))
+        up = None if upstream is None else jnp.asarray(upstream, dtype)
+        (_, outputs), gradients = run(inputs, labels, up)
         return Result(
             [np.asarray(x).astype(np.float64) for x in outputs],
-            [np.asarray(x).astype(np.float64) for x in gradients],
+            None if gradients is None else [np.asarray(x).astype(np.float64) for x in gradients],
             [dtype_name(x) for x in outputs],
-            [dtype_name(x) for x in gradients],
+            [dtype_name(x) for x in gradients or ()],
         )
 
 
@@ -206,13 +219,16 @@ class TensorFlowDriver:
         function: Function,
         arrays: list[Float],
         constants: list[np.ndarray],
-        upstream: Float,
+        upstream: Float | None,
         dtype: str,
         device: Any,
+        known_axes: int = 0,
     ) -> Result:
         import tensorflow as tf
 
-        def objective(inputs: Any, labels: Any, upstream: Any) -> Any:
+        def objective(inputs: Any, labels: Any, upstream: Any = None) -> Any:
+            if upstream is None:
+                return tuple(function(inputs, labels)), None
             with tf.GradientTape() as tape:
                 tape.watch(inputs)
                 outputs = tuple(function(inputs, labels))
@@ -223,33 +239,34 @@ class TensorFlowDriver:
         with tf.device(device):
             inputs = [tf.cast(tf.constant(x), dtype) for x in arrays]
             labels = [tf.constant(x) for x in constants]
-            up = tf.cast(tf.constant(upstream), dtype)
+            given = [inputs, labels] + ([] if upstream is None else [tf.cast(tf.constant(upstream), dtype)])
             run: Any = objective
             if mode != "eager":
                 run = self._traced.get((key, dtype, mode))
             if run is None:
-                run = tf.function(objective, jit_compile=mode == "xla", input_signature=_signature(inputs, labels, up))
+                signature = _signature(*given, known_axes=known_axes)
+                run = tf.function(objective, jit_compile=mode == "xla", input_signature=signature)
                 self._traced[key, dtype, mode] = run
-            outputs, gradients = run(inputs, labels, up)
+            outputs, gradients = run(*given)
         return Result(
             [tf.cast(x, tf.float64).numpy() for x in outputs],
-            [tf.cast(x, tf.float64).numpy() for x in gradients],
+            None if gradients is None else [tf.cast(x, tf.float64).numpy() for x in gradients],
             [dtype_name(x) for x in outputs],
-            [dtype_name(x) for x in gradients],
+            [dtype_name(x) for x in gradients or ()],
         )
 
 
-def _signature(inputs: list[Any], labels: list[Any], upstream: Any) -> Any:
+def _signature(inputs: list[Any], labels: list[Any], upstream: Any = None, *, known_axes: int) -> Any:
     """The embeddings come first: their leading axes, and those of the labels, are left unknown."""
     import tensorflow as tf
 
     z, *leaves = inputs
-    unknown = [None] * (z.shape.rank - 1)
-    return (
+    unknown = [*z.shape[:known_axes], *[None] * (z.shape.rank - 1 - known_axes)]
+    return [
         [tf.TensorSpec([*unknown, z.shape[-1]], z.dtype), *(tf.TensorSpec(x.shape, x.dtype) for x in leaves)],
         [
             tf.TensorSpec([None] * x.shape.rank if x.dtype.is_integer else [*unknown, x.shape[-1]], x.dtype)
             for x in labels
         ],
-        tf.TensorSpec([None] * upstream.shape.rank, upstream.dtype),
-    )
+        *([] if upstream is None else [tf.TensorSpec([None] * upstream.shape.rank, upstream.dtype)]),
+    ]

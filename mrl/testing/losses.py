@@ -14,7 +14,7 @@ from ..dispatch import ROOTS
 from ..heads import NestedLoss
 from ..nesting import Nesting
 from . import bounds
-from .cases import Case
+from .case import Case
 from .drivers import driver_of
 from .problems import Layout, head_from
 from .runners import Row, prove

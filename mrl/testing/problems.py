@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..cascade.policy import CascadePolicy
 from ..heads import Head, NestedHead, TiedHead
 from ..nesting import Nesting
 
@@ -34,6 +35,8 @@ class Layout:
     ignore_index: int | None = None
     reduction: str = "mean"
     chunk_rows: int | None = None
+    policy: CascadePolicy | None = None  # of a cascade, with the dims of the nesting
+    given: str = "embeddings"  # what a cascade is given: these, or the "probabilities" or "logits" of all levels
 
     @property
     def features(self) -> int:
@@ -50,7 +53,7 @@ class Problem:
 
     layout: Layout
     dtype: str
-    z: Float
+    z: Float  # the embeddings, or what a cascade is given
     head: Head
     labels: NDArray[np.int64]
     upstream: Float  # the gradient that comes back from above, of the shape of what is differentiated

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 from ..dispatch import known_backends
 from ..porting import available_backends
-from .cases import CASES
 from .drivers import driver_of
-from .runners import check_backend
+from .runners import cases_of, check_backend
 
 
 def verify(
@@ -63,7 +62,7 @@ def verify(
 def driver_rows(name: str, dtypes: Sequence[str]) -> list[tuple[str, str, str]]:
     """The rows of one backend's table: ``(operation, dtype, mode)``."""
     driver = driver_of(name)
-    return [(case.name, dtype, mode) for case in CASES for dtype in dtypes for mode in driver.modes]
+    return [(case.name, dtype, mode) for case in cases_of(name) for dtype in dtypes for mode in driver.modes]
 
 
 def _prepare() -> None:

@@ -1,0 +1,56 @@
+"""Exact binomial tails and intervals, in log space, with NumPy alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+BISECTIONS = 60  # halvings of [0, 1]: below a float64's spacing at 1
+
+
+def binomial_cdf(k: int, n: int, p: float) -> float:
+    """``P(Bin(n, p) <= k)``: the terms by the ratio of neighbours, summed from the largest.
+
+    Example:
+        >>> from mrl.cascade.binomial import binomial_cdf
+        >>> binomial_cdf(1, 2, 0.5)
+        0.75
+    """
+    if k >= n or p <= 0:
+        return 1.0 if k >= 0 else 0.0
+    if k < 0 or p >= 1:
+        return 0.0
+    j = np.arange(1, k + 1)
+    ratios = np.log(n - j + 1) - np.log(j) + (math.log(p) - math.log1p(-p))
+    terms = n * math.log1p(-p) + np.concatenate(([0.0], np.cumsum(ratios)))
+    largest = terms.max()
+    return min(1.0, float(np.exp(terms - largest).sum() * math.exp(largest)))
+
+
+def clopper_pearson(k: int, n: int, level: float) -> tuple[float, float]:
+    """The exact interval for a proportion of which ``k`` in ``n`` were seen.
+
+    Each end is the probability at which what was seen has a tail of ``(1 - level) / 2``.
+
+    Example:
+        >>> from mrl.cascade.binomial import clopper_pearson
+        >>> [round(end, 4) for end in clopper_pearson(0, 10, 0.95)]
+        [0.0, 0.3085]
+
+    Source: Clopper and Pearson, Biometrika 26 (1934).
+    """
+    tail = (1 - level) / 2
+    # P(X >= k) = P(n - X <= n - k), and n - X has probability 1 - p.
+    low = 0.0 if k == 0 else 1 - _where_cdf_is(n - k, n, tail)
+    high = 1.0 if k == n else _where_cdf_is(k, n, tail)
+    return low, high
+
+
+def _where_cdf_is(k: int, n: int, tail: float) -> float:
+    """The ``p`` with ``P(Bin(n, p) <= k) = tail``; the left side falls as ``p`` grows."""
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if binomial_cdf(k, n, middle) > tail else (low, middle)
+    return (low + high) / 2

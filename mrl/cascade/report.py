@@ -1,0 +1,235 @@
+"""What a cascade comes to on labelled examples, each number with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import checks
+from ..heads import Array
+from .binomial import clopper_pearson
+from .outcomes import Outcomes, accepted_level, measure, right_at
+from .policy import CascadePolicy, check_policy
+
+RESAMPLES = 2000
+
+
+class Interval(NamedTuple):
+    """A number with the ends of its interval.
+
+    Attributes:
+        value: what was found.
+        low: where the interval begins.
+        high: where it ends.
+
+    Example:
+        >>> import mrl
+        >>> print(mrl.Interval(0.75, 0.5, 1.0))
+        0.75 [0.5, 1]
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+@dataclass(frozen=True)
+class CascadeReport:
+    """A cascade on labelled examples. Made by :func:`cascade_report`; ``str`` of it is a table.
+
+    Attributes:
+        examples: how many there were.
+        confidence_level: of every interval.
+        dims: ``(G,)`` the granularities.
+        accuracy: share of right answers.
+        against_full: that less the share of the last level alone.
+        expected_dim: mean of the accepted level's dimensions.
+        cumulative_dim: mean of the sum of the dimensions of all levels visited.
+        flops: ``2 C expected_dim``, multiplications and additions of an example's logits with one tied matrix,
+            where a level adds its block; ``None`` where the classes are not known.
+        cumulative_flops: ``2 C cumulative_dim``, where each level has a matrix of its own and starts again.
+        exit_fractions: ``(G,)`` the share that each level answered.
+        oracle_accuracy: share for which at least one level is right: the best level for every example.
+        level_accuracies: ``(G,)`` of each level answering alone.
+
+    Example:
+        >>> import mrl, numpy as np
+        >>> confidence, correct = np.array([[0.9, 0.6], [0.9, 0.9]]), np.array([[True, False], [True, True]])
+        >>> report = mrl.cascade_report((confidence, correct), None, mrl.CascadePolicy((0.8,), (8, 16)))
+        >>> report.accuracy.value, report.expected_dim.value, report.cumulative_dim.value, report.flops
+        (1.0, 12.0, 16.0, None)
+
+    Source: arXiv 2205.13147, section 4.2.1 and appendix D.1 (both accountings of dimensions, the oracle).
+    """
+
+    examples: int
+    confidence_level: float
+    dims: tuple[int, ...]
+    accuracy: Interval
+    against_full: Interval
+    expected_dim: Interval
+    cumulative_dim: Interval
+    flops: Interval | None
+    cumulative_flops: Interval | None
+    exit_fractions: tuple[Interval, ...]
+    oracle_accuracy: Interval
+    level_accuracies: tuple[Interval, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values, for JSON; an interval is ``{"value", "low", "high"}``."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, Interval):
+                return value._asdict()
+            return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+        return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__}
+
+    def table(self) -> str:
+        """The report as text: shares in percent, the rest in their units."""
+
+        def share(value: Interval) -> str:
+            return f"{100 * value.value:.2f} [{100 * value.low:.2f}, {100 * value.high:.2f}]"
+
+        lines = [
+            f"{'':24}{self.examples} examples, intervals at {100 * self.confidence_level:g} %",
+            f"{'accuracy, %':24}{share(self.accuracy)}",
+            f"{'less the last level, %':24}{share(self.against_full)}",
+            f"{'oracle accuracy, %':24}{share(self.oracle_accuracy)}",
+            f"{'expected dimension':24}{self.expected_dim}",
+            f"{'cumulative dimension':24}{self.cumulative_dim}",
+        ]
+        if self.flops is not None:
+            lines.append(f"{'FLOPs':24}{self.flops}")
+            lines.append(f"{'cumulative FLOPs':24}{self.cumulative_flops}")
+        lines.append(f"{'level':>8}{'answers, %':>26}{'its accuracy alone, %':>28}")
+        for m, exits, accuracy in zip(self.dims, self.exit_fractions, self.level_accuracies, strict=True):
+            lines.append(f"{m:>8}{share(exits):>26}{share(accuracy):>28}")
+        return "\n".join(lines)
+
+    __str__ = table
+
+
+def cascade_report(
+    probabilities: Array | tuple[Array, Array],
+    labels: Array | None,
+    policy: CascadePolicy,
+    *,
+    logits: bool = False,
+    confidence_level: float = 0.95,
+    seed: int = 0,
+) -> CascadeReport:
+    """How a cascade does on labelled examples.
+
+    ``expected_dim = mean_i dims[level_i]`` and ``cumulative_dim = mean_i sum_{g <= level_i} dims[g]``. Proportions
+    have the exact intervals of Clopper and Pearson. Dimensions, FLOPs and ``against_full`` have percentiles of
+    2000 resamplings of the examples, drawn as counts, which is the same and does not depend on their number.
+
+    Args:
+        probabilities: ``(G, ..., C)`` floating, of any framework; or ``(confidence, correct)`` as in
+            :func:`fit_cascade`.
+        labels: ``(...)`` integer class indices; ``None`` with a pair.
+        policy: the policy, with ``G`` levels.
+        logits: ``probabilities`` are logits.
+        confidence_level: of the intervals, between 0 and 1.
+        seed: of the resamplings.
+
+    Returns:
+        A :class:`CascadeReport`.
+
+    Raises:
+        TypeError: arrays of two frameworks, traced arrays, or no policy.
+        ValueError: shapes that do not fit, labels out of range, no example, or a level outside (0, 1).
+
+    Example:
+        >>> import mrl, numpy as np
+        >>> probabilities = np.array([[[0.9, 0.1], [0.6, 0.4]], [[0.2, 0.8], [0.3, 0.7]]])
+        >>> report = mrl.cascade_report(probabilities, np.array([0, 1]), mrl.CascadePolicy((0.8,), (8, 16)))
+        >>> report.accuracy.value, report.expected_dim.value, report.flops.value
+        (1.0, 12.0, 48.0)
+
+    Source: arXiv 2205.13147, section 4.2.1 and appendix D.1; Clopper and Pearson, Biometrika 26 (1934).
+    """
+    check_policy(policy)
+    confidence_level, seed = check_interval(confidence_level, seed)
+    outcomes = measure_policy(probabilities, labels, policy, logits)
+    return report_of(outcomes, policy, confidence_level, seed)
+
+
+def measure_policy(probabilities: Any, labels: Any, policy: CascadePolicy, logits: bool) -> Outcomes:
+    scales = None if isinstance(probabilities, (tuple, list)) else policy.temperatures
+    return measure(probabilities, labels, len(policy), confidence=policy.confidence, temperatures=scales, logits=logits)
+
+
+def report_of(outcomes: Outcomes, policy: CascadePolicy, confidence_level: float, seed: int) -> CascadeReport:
+    """The report of what is already measured."""
+    level = accepted_level(outcomes.confidence, policy.thresholds)
+    right, full = right_at(outcomes.correct, level), outcomes.correct[-1]
+    count, dims = len(level), np.asarray(policy.dims, np.float64)
+    exits = np.bincount(level, minlength=len(dims))
+    change = np.bincount(1 + right.astype(np.int64) - full, minlength=3)
+
+    def share(hits: Any) -> Interval:
+        return proportion(int(np.sum(hits)), count, confidence_level)
+
+    def mean(counts: NDArray[np.int64], values: NDArray[np.float64]) -> Interval:
+        return resampled_mean(counts, values, confidence_level, seed)
+
+    expected, cumulative = mean(exits, dims), mean(exits, dims.cumsum())
+    scale = None if outcomes.classes is None else 2 * outcomes.classes
+    return CascadeReport(
+        examples=count,
+        confidence_level=confidence_level,
+        dims=policy.dims,
+        accuracy=share(right),
+        against_full=mean(change, np.array([-1.0, 0.0, 1.0])),
+        expected_dim=expected,
+        cumulative_dim=cumulative,
+        flops=None if scale is None else Interval(*(scale * x for x in expected)),
+        cumulative_flops=None if scale is None else Interval(*(scale * x for x in cumulative)),
+        exit_fractions=tuple(proportion(int(k), count, confidence_level) for k in exits),
+        oracle_accuracy=share(outcomes.correct.any(0)),
+        level_accuracies=tuple(share(row) for row in outcomes.correct),
+    )
+
+
+def proportion(hits: int, count: int, level: float) -> Interval:
+    return Interval(hits / count, *clopper_pearson(hits, count, level))
+
+
+def resampled_mean(counts: NDArray[np.int64], values: NDArray[np.float64], level: float, seed: int) -> Interval:
+    """The mean of ``values`` seen ``counts`` times, and percentiles of it over resamplings of as many examples.
+
+    Examples with equal values are exchangeable: a resampling is one draw of a multinomial.
+    """
+    total = int(counts.sum())
+    draws = np.random.default_rng(seed).multinomial(total, counts / total, size=RESAMPLES)
+    low, high = np.quantile(draws @ values / total, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(counts @ values / total), float(low), float(high))
+
+
+def check_interval(confidence_level: Any, seed: Any) -> tuple[float, int]:
+    if isinstance(confidence_level, bool) or not isinstance(confidence_level, (int, float, np.floating)):
+        raise TypeError(f"confidence_level: expected a number, got {confidence_level!r}; write 0.95")
+    if not 0 < confidence_level < 1:
+        raise ValueError(f"confidence_level: expected a number between 0 and 1, got {confidence_level}; write 0.95")
+    return float(confidence_level), checks.check_integer("seed", seed, at_least=0)
+
+
+def level_dims(policies: Sequence[CascadePolicy]) -> tuple[int, ...]:
+    """The granularities of the longest policy, of which all the others' are the first."""
+    longest = max((policy.dims for policy in policies), key=len)
+    for i, policy in enumerate(policies):
+        if policy.dims != longest[: len(policy)]:
+            raise ValueError(
+                f"policies[{i}]: expected the first of dims {longest}, got {policy.dims}; "
+                "compare policies of one nesting"
+            )
+    return longest

@@ -1,0 +1,54 @@
+"""The cases of cascades: their answers are discrete, and equal wherever rounding cannot decide them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+
+from ..cascade.execute import cascade_exit, cascade_predict
+from .cascade_bounds import cascade
+from .cascade_mutants import GIVEN_EMBEDDINGS, GIVEN_LOGITS, GIVEN_PROBABILITIES
+from .cascade_problems import cascade_layouts, cascade_problems, pool
+from .case import Case
+from .mutants import Mutant
+from .problems import Layout, Problem, head_from
+
+
+def _case(name: str, given: str, mutants: tuple[Mutant, ...]) -> Case:
+    predicts = given == "embeddings"
+
+    def function(layout: Layout) -> Any:
+        def run(arrays: list[Any], constants: list[Any]) -> Sequence[Any]:
+            assert layout.policy is not None
+            if not predicts:
+                return cascade_exit(arrays[0], layout.policy, logits=given == "logits")
+            z, *leaves = arrays
+            return cascade_predict(z, head_from(layout, leaves), layout.policy, chunk_rows=layout.chunk_rows)
+
+        return run
+
+    def drawn(dtype: str, traced: bool) -> st.SearchStrategy[Problem]:
+        return cascade_problems(st.sampled_from(pool(given)) if traced else cascade_layouts(given), dtype)
+
+    return Case(
+        name,
+        function,
+        cascade,
+        mutants,
+        "",
+        head=predicts,
+        drawn=drawn,
+        gradients=False,
+        discrete=("labels", "level"),
+        known_axes=0 if predicts else 1,
+        further_kernel="cascade_predict" if predicts else "cascade_exit",
+    )
+
+
+CASCADES = (
+    _case("cascade_exit", "probabilities", GIVEN_PROBABILITIES),
+    _case("cascade_exit[logits=True]", "logits", GIVEN_LOGITS),
+    _case("cascade_predict", "embeddings", GIVEN_EMBEDDINGS),
+)

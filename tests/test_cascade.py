@@ -1,0 +1,277 @@
+"""Cascades at their edges, and under every transform; that they are right in between is the proof kit's matter."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+
+import mrl
+from mrl import spec
+from mrl.dispatch import backend_named
+
+RNG = np.random.default_rng(11)
+Z = RNG.normal(size=(23, 7)).astype(np.float32)
+WEIGHT, BIAS = RNG.normal(size=(5, 6)).astype(np.float32), RNG.normal(size=5).astype(np.float32)
+DIMS = (2, 3, 6)
+POLICY = mrl.CascadePolicy((0.7, 0.5), DIMS, temperatures=(1.0, 0.5, 1.0))
+TIED = mrl.TiedHead(WEIGHT, BIAS)
+NESTED = mrl.NestedHead(tuple(RNG.normal(size=(5, m)).astype(np.float32) for m in DIMS))
+HEADS = pytest.mark.parametrize("head", [TIED, NESTED], ids=["tied", "nested"])
+
+
+@pytest.fixture
+def to(backend_name: str):
+    """Arrays in trees to the backend under test."""
+    return lambda tree: mrl.convert(tree, backend_name)
+
+
+def host(result: mrl.CascadeResult) -> list[np.ndarray]:
+    return [np.asarray(backend_named(name_of(x)).to_numpy(x, blocking=True)) for x in result]
+
+
+def name_of(x) -> str:
+    return {"jaxlib": "jax"}.get(type(x).__module__.partition(".")[0], type(x).__module__.partition(".")[0])
+
+
+def same(result, expected) -> None:
+    labels, level, confidence = host(result)
+    np.testing.assert_array_equal(labels, expected.labels)
+    np.testing.assert_array_equal(level, expected.level)
+    np.testing.assert_allclose(confidence, expected.confidence, rtol=2e-5, atol=2e-6)
+
+
+@HEADS
+@pytest.mark.parametrize("lead", [(0,), (1,), (), (0, 3), (2, 5), (2, 1, 3)])
+def test_leading_shapes(to, head, lead) -> None:
+    z = RNG.normal(size=(*lead, 7)).astype(np.float32)
+    result = mrl.cascade_predict(to(z), to(head), POLICY)
+    assert all(np.shape(x) == lead for x in host(result))
+    same(result, spec.cascade_predict(z, head, POLICY))
+    values = spec.nested_logits(z, head, POLICY.nesting).astype(np.float32)
+    exits = mrl.cascade_exit(to(values), POLICY, logits=True)
+    assert all(np.shape(x) == lead for x in host(exits))
+    same(exits, spec.cascade_exit(values, POLICY, logits=True))
+
+
+@HEADS
+@pytest.mark.parametrize(("thresholds", "level"), [((0.0, 0.0), 0), ((1.0, 1.0), 2), ((1.0, 0.0), 1)])
+def test_all_exit_at_one_level(to, head, thresholds, level) -> None:
+    policy = mrl.CascadePolicy(thresholds, DIMS)
+    result = mrl.cascade_predict(to(Z), to(head), policy)
+    assert set(host(result)[1].tolist()) == {level}
+    same(result, spec.cascade_predict(Z, head, policy))
+
+
+@HEADS
+@pytest.mark.parametrize("confidence", ["probability", "margin", "entropy"])
+@pytest.mark.parametrize("dims", [(1,), (2, 5)])
+@pytest.mark.parametrize("classes", [1, 2, 4])
+def test_one_level_and_one_class(to, head, confidence, dims, classes) -> None:
+    policy = mrl.CascadePolicy((0.6,) * (len(dims) - 1), dims, confidence=confidence)
+    if isinstance(head, mrl.TiedHead):
+        head = mrl.TiedHead(WEIGHT[:classes], BIAS[:classes])
+    else:
+        head = mrl.NestedHead(tuple(WEIGHT[:classes, :m] for m in dims))
+    result = mrl.cascade_predict(to(Z), to(head), policy)
+    same(result, spec.cascade_predict(Z, head, policy))
+    if classes == 1:
+        np.testing.assert_allclose(host(result)[2], 1.0, rtol=1e-6)
+
+
+def test_nan_never_accepts(to) -> None:
+    z = Z[:4].copy()
+    z[1, 4] = np.nan  # not among the dimensions of levels 1 and 2
+    z[2, 0] = np.nan
+    for thresholds in ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0)):
+        policy = mrl.CascadePolicy(thresholds, DIMS)
+        result = mrl.cascade_predict(to(z), to(TIED), policy)
+        expected = spec.cascade_predict(z, TIED, policy)
+        same(result, expected)
+        labels, level, confidence = host(result)
+        assert labels[2] == -1 and level[2] == 2 and np.isnan(confidence[2])
+        assert (labels[1] == -1) == (thresholds == (1.0, 1.0))
+    values = np.array([[[0.5, np.nan], [np.nan, 1.0]], [[0.25, 0.75], [np.nan, np.nan]]], np.float32)
+    for kind in ("probability", "margin", "entropy"):
+        exits = mrl.cascade_exit(to(values), mrl.CascadePolicy((0.0,), (1, 2), confidence=kind))
+        assert host(exits)[0].tolist() == [1, -1] and host(exits)[1].tolist() == [1, 1]
+
+
+def test_infinite_logits(to) -> None:
+    values = np.array([[[0.0, -np.inf, 1.0], [np.inf, 0.0, 0.0], [-np.inf] * 3]] * 2, np.float32)
+    for kind in ("probability", "margin", "entropy"):
+        policy = mrl.CascadePolicy((0.5,), (1, 2), confidence=kind)
+        with np.errstate(invalid="ignore"):
+            same(mrl.cascade_exit(to(values), policy, logits=True), spec.cascade_exit(values, policy, logits=True))
+
+
+def test_zero_probabilities_with_a_temperature(to) -> None:
+    values = np.array([[[0.0, 0.25, 0.75]], [[0.0, 0.0, 1.0]]], np.float32)
+    for kind in ("probability", "margin", "entropy"):
+        for temperature in (0.5, 1.0, 2.0):
+            policy = mrl.CascadePolicy((0.99,), (1, 2), confidence=kind, temperatures=(temperature, temperature))
+            same(mrl.cascade_exit(to(values), policy), spec.cascade_exit(values, policy))
+
+
+def test_ties_go_to_the_lowest_index_and_equality_stays(to) -> None:
+    values = np.array([[[0.25, 0.375, 0.375]], [[0.5, 0.0, 0.5]]], np.float32)
+    at = mrl.cascade_exit(to(values), mrl.CascadePolicy((0.375,), (1, 2)))
+    assert host(at)[0].tolist() == [0] and host(at)[1].tolist() == [1]
+    below = mrl.cascade_exit(to(values), mrl.CascadePolicy((0.375 - 1e-12,), (1, 2)))
+    assert host(below)[0].tolist() == [1] and host(below)[1].tolist() == [0]
+    zeros = np.zeros((3, 4), np.float32)
+    labels = host(mrl.cascade_predict(to(zeros), to(mrl.TiedHead(np.zeros((3, 4), np.float32))), POLICY_OF_FOUR))[0]
+    assert labels.tolist() == [0, 0, 0]
+
+
+POLICY_OF_FOUR = mrl.CascadePolicy((0.9,), (2, 4))
+
+
+@HEADS
+def test_chunks_change_nothing(to, head) -> None:
+    whole = host(mrl.cascade_predict(to(Z), to(head), POLICY))
+    for chunk_rows in (1, 2, 7, 23, 1000):
+        part = host(mrl.cascade_predict(to(Z), to(head), POLICY, chunk_rows=chunk_rows))
+        np.testing.assert_array_equal(part[0], whole[0])
+        np.testing.assert_array_equal(part[1], whole[1])
+        np.testing.assert_allclose(part[2], whole[2], rtol=2e-6)
+
+
+@HEADS
+@pytest.mark.parametrize("store", [1, 600])
+def test_waves_change_nothing(to, head, store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mrl.cascade.planning.STORE_BYTES", store)
+    same(mrl.cascade_predict(to(Z), to(head), POLICY, chunk_rows=2), spec.cascade_predict(Z, head, POLICY))
+
+
+def test_a_wider_embedding_and_head_are_not_looked_at(to) -> None:
+    policy = mrl.CascadePolicy((0.6,), (2, 4))
+    z, weight = Z.copy(), WEIGHT.copy()
+    z[:, 4:], weight[:, 4:] = np.nan, np.nan
+    same(
+        mrl.cascade_predict(to(z), to(mrl.TiedHead(weight)), policy),
+        spec.cascade_predict(z, mrl.TiedHead(weight), policy),
+    )
+
+
+def test_predict_is_exit_on_the_logits_of_the_same_framework(to) -> None:
+    logits = mrl.nested_logits(to(Z), to(TIED), POLICY.nesting)
+    for thresholds in ((0.7, 0.5), (0.0, 1.0), (0.41, 0.43)):
+        policy = mrl.CascadePolicy(thresholds, DIMS)
+        lazy, given = (
+            host(x)
+            for x in (mrl.cascade_predict(to(Z), to(TIED), policy), mrl.cascade_exit(logits, policy, logits=True))
+        )
+        np.testing.assert_array_equal(lazy[0], given[0])
+        np.testing.assert_array_equal(lazy[1], given[1])
+
+
+def test_policies_are_values() -> None:
+    again = mrl.CascadePolicy(list(POLICY.thresholds), list(DIMS), temperatures=np.array([1.0, 0.5, 1.0]))
+    assert again == POLICY and hash(again) == hash(POLICY) and len({again, POLICY}) == 1
+    assert pickle.loads(pickle.dumps(POLICY)) == POLICY
+    assert len(POLICY) == 3 and POLICY.capped(3) == POLICY and POLICY.capped(1).thresholds == ()
+    assert mrl.CascadePolicy((0.7, 0.5), DIMS) != POLICY
+    with pytest.raises(AttributeError):
+        POLICY.dims = (1,)
+
+
+class TestTorch:
+    @pytest.fixture(autouse=True)
+    def _torch(self, backend_torch):
+        import torch
+
+        self.torch = torch
+
+    @HEADS
+    def test_compile_fullgraph_with_a_batch_of_any_size(self, head):
+        self.torch.compiler.reset()
+        head = mrl.convert(head, "torch")
+        compiled = self.torch.compile(lambda z: mrl.cascade_predict(z, head, POLICY), fullgraph=True, dynamic=True)
+        for rows in (23, 5, 8):
+            same(
+                compiled(self.torch.from_numpy(Z[:rows].copy())),
+                spec.cascade_predict(Z[:rows], host_head(head), POLICY),
+            )
+
+    def test_no_gradient_and_no_autocast(self):
+        z, head = self.torch.from_numpy(Z.copy()).requires_grad_(), mrl.convert(TIED, "torch")
+        head.weight.requires_grad_()
+        with self.torch.autocast("cpu", dtype=self.torch.bfloat16):
+            result = mrl.cascade_predict(z, head, POLICY)
+        assert not any(x.requires_grad for x in result)
+        same(result, spec.cascade_predict(Z, TIED, POLICY))
+        exits = mrl.cascade_exit(mrl.nested_logits(z, head, POLICY.nesting), POLICY, logits=True)
+        assert not any(x.requires_grad for x in exits)
+
+
+def host_head(head):
+    return mrl.convert(head, "numpy")
+
+
+class TestJax:
+    @pytest.fixture(autouse=True)
+    def _jax(self, backend_jax):
+        import jax
+
+        self.jax = jax
+
+    @HEADS
+    def test_a_policy_is_a_static_argument(self, head):
+        head, traces = mrl.convert(head, "jax"), []
+
+        def predict(z, head, policy):
+            traces.append(policy)
+            return mrl.cascade_predict(z, head, policy)
+
+        jitted = self.jax.jit(predict, static_argnums=2)
+        for thresholds in ((0.7, 0.5), (0.7, 0.5), (0.2, 0.9)):
+            policy = mrl.CascadePolicy(thresholds, DIMS)
+            same(jitted(self.jax.numpy.asarray(Z), head, policy), spec.cascade_predict(Z, host_head(head), policy))
+        assert len(traces) == 2
+
+    def test_no_gradient(self):
+        jnp = self.jax.numpy
+        head = mrl.convert(TIED, "jax")
+        for function in (
+            lambda z: mrl.cascade_predict(z, head, POLICY).confidence.sum(),
+            lambda z: mrl.cascade_exit(
+                mrl.nested_logits(z, head, POLICY.nesting), POLICY, logits=True
+            ).confidence.sum(),
+        ):
+            assert not np.any(self.jax.grad(function)(jnp.asarray(Z)))
+
+    def test_exit_under_vmap(self):
+        values = spec.nested_logits(Z, TIED, POLICY.nesting).astype(np.float32)
+        mapped = self.jax.vmap(lambda x: mrl.cascade_exit(x, POLICY, logits=True), in_axes=1)
+        same(mapped(self.jax.numpy.asarray(values)), spec.cascade_exit(values, POLICY, logits=True))
+
+
+class TestTensorFlow:
+    @pytest.fixture(autouse=True)
+    def _tensorflow(self, backend_tensorflow):
+        import tensorflow as tf
+
+        self.tf = tf
+
+    @HEADS
+    @pytest.mark.parametrize("jit_compile", [False, True])
+    def test_function_with_a_batch_of_any_size(self, head, jit_compile):
+        head = mrl.convert(head, "tensorflow")
+        run = self.tf.function(
+            lambda z: mrl.cascade_predict(z, head, POLICY, chunk_rows=4),
+            input_signature=[self.tf.TensorSpec([None, 7])],
+            jit_compile=jit_compile,
+        )
+        for rows in (23, 5, 0):
+            same(run(Z[:rows]), spec.cascade_predict(Z[:rows], host_head(head), POLICY))
+
+    def test_no_gradient(self):
+        head = self.tf.nest.map_structure(self.tf.Variable, mrl.convert(TIED, "tensorflow"))
+        with self.tf.GradientTape() as tape:
+            result = mrl.cascade_predict(self.tf.constant(Z), head, POLICY)
+            total = self.tf.reduce_sum(result.confidence)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert tape.gradient(total, [*head]) == [None, None]
+        same(result, spec.cascade_predict(Z, TIED, POLICY))

@@ -1,0 +1,347 @@
+"""Every bad argument of the cascades, in every backend; and policies that cannot be read."""
+
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+
+import mrl
+from mrl.dispatch import backend_named
+
+POLICY = mrl.CascadePolicy((0.5,), (2, 4))
+NESTING = mrl.Nesting((2, 4))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        (
+            ((0.5, 0.5), (2, 4)),
+            {},
+            ValueError,
+            r"thresholds: expected 1 numbers, .*, got 2",
+        ),
+        (((1.5,), (2, 4)), {}, ValueError, r"thresholds\[0\]: expected a number in \[0, 1\], got 1\.5"),
+        (((-0.1,), (2, 4)), {}, ValueError, r"thresholds\[0\]: expected a number in \[0, 1\]"),
+        (((math.nan,), (2, 4)), {}, ValueError, r"thresholds\[0\]: expected a number in \[0, 1\], got nan"),
+        ((("0.5",), (2, 4)), {}, TypeError, r"thresholds\[0\]: expected a number, got '0\.5'"),
+        (((True,), (2, 4)), {}, TypeError, r"thresholds\[0\]: expected a number, got True"),
+        ((0.5, (2, 4)), {}, TypeError, r"thresholds: expected a sequence of numbers"),
+        (((0.5,), (4, 2)), {}, ValueError, r"dims\[1\] = 2 after 4"),
+        (
+            ((0.5,), (2, 4)),
+            {"confidence": "softmax"},
+            ValueError,
+            r"confidence: expected one of .*, got 'softmax'",
+        ),
+        (
+            ((0.5,), (2, 4)),
+            {"temperatures": (1.0,)},
+            ValueError,
+            r"temperatures: expected 2 numbers, .*, got 1",
+        ),
+        (((0.5,), (2, 4)), {"temperatures": (1.0, 0.0)}, ValueError, r"temperatures\[1\]: expected a positive finite"),
+        (((0.5,), (2, 4)), {"temperatures": (1.0, math.inf)}, ValueError, r"temperatures\[1\]: expected a positive"),
+        (((0.5,), (2, 4)), {"fitted": 3}, TypeError, r"fitted: expected names to plain values"),
+        (((0.5,), (2, 4)), {"fitted": {"a": [1]}}, TypeError, r"fitted: expected names to strings, numbers"),
+        (((0.5,), (2, 4)), {"fitted": {"a": math.nan}}, ValueError, r"fitted: expected finite numbers"),
+    ],
+)
+def test_policy_refuses(arguments, options, error, message) -> None:
+    with pytest.raises(error, match=message):
+        mrl.CascadePolicy(*arguments, **options)
+
+
+@pytest.mark.parametrize("levels", [0, 3, True, 1.0, "2"])
+def test_capped_refuses(levels) -> None:
+    with pytest.raises(ValueError, match=r"levels: expected an integer in \[1, 2\]"):
+        POLICY.capped(levels)
+
+
+def test_json_round_trip(tmp_path) -> None:
+    policy = mrl.CascadePolicy(
+        (0.1, 1 / 3),
+        (2, 4, 8),
+        confidence="entropy",
+        temperatures=(0.7, 1e-3, 1.0),
+        fitted={"method": "by hand", "examples": 3, "exact": True, "note": None},
+    )
+    path = tmp_path / "policy.json"
+    policy.save(path)
+    policy.save(path)  # over the old one
+    assert mrl.CascadePolicy.load(path) == policy == mrl.CascadePolicy.from_json(policy.to_json())
+    assert os.listdir(tmp_path) == ["policy.json"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "policy.json"
+    POLICY.save(path)
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        mrl.CascadePolicy((0.9,), (2, 4)).save(path)
+    assert mrl.CascadePolicy.load(path) == POLICY
+    assert os.listdir(tmp_path) == ["policy.json"]
+
+
+def changed(**changes) -> str:
+    content = {**json.loads(POLICY.to_json()), **changes}
+    return json.dumps({key: value for key, value in content.items() if value != "gone"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"text: expected JSON"),
+        ("{", r"text: expected JSON"),
+        ("[1]", r"text: expected an object with 'format'"),
+        ("[" * 100_000, r"text: expected the JSON of a policy, got one nested too deeply|text: expected JSON"),
+        (changed(format="other"), r"text: expected an object with 'format'"),
+        (changed(version=2), r"text: expected version 1, got 2"),
+        (changed(version=True), r"text: expected version 1, got True"),
+        (changed(dims="gone"), r"text: expected the keys .* got none of \['dims'\]"),
+        (changed(more=1), r"text: expected the keys .* and \['more'\] too"),
+        (changed(dims="8"), r"text: expected 'dims' to be a list"),
+        (changed(dims=[4, 2]), r"text: .* in which dims"),
+        (changed(thresholds=["0.5"]), r"text: .* in which thresholds\[0\]"),
+        (changed(thresholds=[2]), r"text: .* in which thresholds\[0\]"),
+        (POLICY.to_json().replace("0.5", "NaN"), r"NaN is not a number of JSON"),
+        (POLICY.to_json().replace('"version": 1', '"version": 1, "version": 1'), r"a key occurs twice"),
+    ],
+)
+def test_corrupt_json_is_refused(tmp_path, text, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        mrl.CascadePolicy.from_json(text)
+    path = tmp_path / "policy.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"path: .*policy\.json"):
+        mrl.CascadePolicy.load(path)
+
+
+def test_files_that_are_no_text_or_missing(tmp_path) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"path: .*bytes: expected UTF-8 text"):
+        mrl.CascadePolicy.load(tmp_path / "bytes")
+    with pytest.raises(FileNotFoundError):
+        mrl.CascadePolicy.load(tmp_path / "none")
+    with pytest.raises(TypeError, match="text: expected a string of JSON, got bytes"):
+        mrl.CascadePolicy.from_json(b"{}")
+
+
+@pytest.fixture
+def make(backend_name: str):
+    backend = backend_named(backend_name)
+
+    def array(values, dtype="float32"):
+        return backend.from_numpy(np.asarray(values, dtype), dtype=dtype, device=None)
+
+    return array
+
+
+HALVES = np.full((2, 3, 2), 0.5)
+
+BAD_EXITS = [
+    ("dims for a policy", {"policy": (2, 4)}, TypeError, r"policy: expected a mrl\.CascadePolicy, got tuple"),
+    ("a list", {"values": HALVES.tolist()}, TypeError, r"probabilities: expected an array of one of .* got list"),
+    ("integers", {"dtype": "int32"}, TypeError, r"probabilities: expected a dtype of .*float32.*, got int32"),
+    ("too many levels", {"shape": (3, 3, 2)}, ValueError, r"probabilities: expected shape \(G, \.\.\., C\) with G = 2"),
+    ("no class", {"shape": (2, 3, 0)}, ValueError, r"C at least 1, got \(2, 3, 0\)"),
+    ("one axis", {"shape": (2,)}, ValueError, r"probabilities: expected shape"),
+    (
+        "logits",
+        {"shape": (2, 3, 2)},
+        ValueError,
+        r"got level 0, row 0 with .* sum 0; pass logits=True",
+    ),
+    ("a negative", {"row": (-0.5, 1.5)}, ValueError, r"got level 1, row 2 with smallest entry -0\.5 and sum 1"),
+    ("a sum above 1", {"row": (0.5, 0.6)}, ValueError, r"got level 1, row 2 with smallest entry 0\.5 and sum 1\.1"),
+    ("logits as text", {"logits": "yes"}, TypeError, r"logits: expected True or False, got 'yes'"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), [b[1:] for b in BAD_EXITS], ids=[b[0] for b in BAD_EXITS])
+def test_cascade_exit_refuses(make, change, error, message) -> None:
+    values = np.zeros(change["shape"]) if "shape" in change else HALVES.copy()
+    if "row" in change:
+        values[1, 2] = change["row"]
+    array = change.get("values") or make(values, change.get("dtype", "float32"))
+    with pytest.raises(error, match=message):
+        mrl.cascade_exit(array, change.get("policy", POLICY), logits=change.get("logits", False))
+
+
+BAD_PREDICTIONS = [
+    ("no policy", {"policy": 0.5}, TypeError, r"policy: expected a mrl\.CascadePolicy, got float"),
+    ("a narrow z", {"z": (3, 3)}, ValueError, r"z: expected shape \(\.\.\., D\) with D at least 4, got \(3, 3\)"),
+    ("a narrow weight", {"weight": (5, 3)}, ValueError, r"head\.weight: expected shape \(C, D\) with D at least 4"),
+    ("an integer z", {"z_dtype": "int32"}, TypeError, r"z: expected a dtype of"),
+    ("no chunk", {"chunk_rows": 0}, ValueError, r"chunk_rows: expected an integer of at least 1, got 0"),
+    ("a float chunk", {"chunk_rows": 1.5}, TypeError, r"chunk_rows: expected an integer"),
+    ("no head", {"head": None}, TypeError, r"head: expected a mrl\.TiedHead or mrl\.NestedHead, got NoneType"),
+    (
+        "a level too few",
+        {"head": "short"},
+        ValueError,
+        r"head\.weights: expected one array per .*, got 1",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"), [b[1:] for b in BAD_PREDICTIONS], ids=[b[0] for b in BAD_PREDICTIONS]
+)
+def test_cascade_predict_refuses(make, change, error, message) -> None:
+    z = make(np.zeros(change.get("z", (3, 4))), change.get("z_dtype", "float32"))
+    head = mrl.TiedHead(make(np.zeros(change.get("weight", (5, 4)))))
+    if "head" in change:
+        head = mrl.NestedHead((make(np.zeros((5, 2))),)) if change["head"] else None
+    with pytest.raises(error, match=message):
+        mrl.cascade_predict(z, head, change.get("policy", POLICY), chunk_rows=change.get("chunk_rows"))
+
+
+PAIR = (np.full((2, 3), 0.5), np.ones((2, 3), bool))
+BUDGET, RISK = {"method": "budget", "dim": 3}, {"method": "risk", "drop": 0.1}
+
+BAD_FITS = [
+    ("unknown method", {"method": "grid"}, ValueError, r"method: expected one of .*greedy.*, got 'grid'"),
+    (
+        "dim without budget",
+        {"dim": 3},
+        TypeError,
+        r"dim: expected nothing with method='greedy', got 3",
+    ),
+    ("delta for a budget", {**BUDGET, "delta": 0.1}, TypeError, r"delta: expected nothing with method='budget'"),
+    ("no dim", {"method": "budget"}, TypeError, r"dim: expected a number with method='budget', got None"),
+    ("no target", {"method": "accuracy"}, TypeError, r"target: expected a number with method='accuracy'"),
+    ("no drop", {"method": "risk"}, TypeError, r"drop: expected a number with method='risk'"),
+    ("dim as text", {**BUDGET, "dim": "3"}, TypeError, r"dim: expected a number, got '3'"),
+    ("dim as bool", {**BUDGET, "dim": True}, TypeError, r"dim: expected a number, got True"),
+    ("no dimensions", {**BUDGET, "dim": 0}, ValueError, r"dim: expected a positive finite number"),
+    ("NaN dimensions", {**BUDGET, "dim": math.nan}, ValueError, r"dim: expected a positive finite number"),
+    ("percent", {"method": "accuracy", "target": 76.3}, ValueError, r"target: expected a share in \[0, 1\], got 76\.3"),
+    ("a drop of all", {**RISK, "drop": 1}, ValueError, r"drop: expected a share in \[0, 1\)"),
+    ("no delta", {**RISK, "delta": 0}, ValueError, r"delta: expected a probability between 0 and 1"),
+    ("unknown confidence", {"confidence": "max"}, ValueError, r"confidence: expected one of"),
+    ("unknown temperatures", {"temperatures": "auto"}, ValueError, r"temperatures: expected numbers, 'fit' or None"),
+    ("one temperature", {"temperatures": (1.0,)}, ValueError, r"temperatures: expected 2 numbers"),
+    (
+        "fit and risk",
+        {**RISK, "temperatures": "fit"},
+        ValueError,
+        r"temperatures: .* voids the guarantee",
+    ),
+    ("logits as text", {"logits": 1}, TypeError, r"logits: expected True or False, got 1"),
+    (
+        "logits unsaid",
+        {"values": HALVES * 4},
+        ValueError,
+        r"probabilities: expected rows .* pass logits=True",
+    ),
+    ("a level too many", {"values": np.full((3, 3, 2), 0.5)}, ValueError, r"probabilities: expected shape .* G = 2"),
+    ("labels of another shape", {"labels": [0, 1]}, ValueError, r"labels: expected shape \(3,\)"),
+    (
+        "a label out of range",
+        {"labels": [0, 2, 1]},
+        ValueError,
+        r"labels: expected values in \[0, 2\), got 2 at",
+    ),
+    ("a label below zero", {"labels": [0, -1, 1]}, ValueError, r"labels: .*got -1 at position 1"),
+    ("no labels", {"labels": None}, TypeError, r"labels: expected one class index per example, got None"),
+    ("dims for a nesting", {"nesting": (2, 4)}, TypeError, r"nesting: expected a mrl\.Nesting"),
+    ("no example", {"values": np.zeros((2, 0, 2)), "labels": []}, ValueError, r"labels: expected at least one example"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), [b[1:] for b in BAD_FITS], ids=[b[0] for b in BAD_FITS])
+def test_fit_cascade_refuses(make, change, error, message) -> None:
+    change = dict(change)
+    values, labels = make(change.pop("values", HALVES)), change.pop("labels", [0, 1, 0])
+    labels = None if labels is None else make(labels, "int32")
+    with pytest.raises(error, match=message):
+        mrl.fit_cascade(values, labels, change.pop("nesting", NESTING), **change)
+
+
+BAD_PAIRS = [
+    ("labels too", {"labels": np.zeros(3, int)}, ValueError, r"labels: expected nothing beside a pair"),
+    ("temperatures too", {"temperatures": (1.0, 1.0)}, ValueError, r"temperatures: expected nothing beside a pair"),
+    ("fitted temperatures", {"temperatures": "fit"}, ValueError, r"temperatures: expected None with a pair"),
+    ("logits too", {"logits": True}, ValueError, r"logits: expected nothing beside a pair"),
+    ("three", {"pair": (*PAIR, PAIR[0])}, ValueError, r"expected an array or a pair \(confidence, correct\), got 3"),
+    ("counts", {"pair": (PAIR[0], PAIR[1].astype(int))}, TypeError, r"correct: expected bools, got int64"),
+    ("integers", {"pair": (PAIR[1].astype(int), PAIR[1])}, TypeError, r"confidence: expected a dtype of"),
+    ("another shape", {"pair": (PAIR[0], PAIR[1][:, :2])}, ValueError, r"correct: expected shape \(G, N\) with G = 2"),
+    ("another G", {"pair": (PAIR[0][:1], PAIR[1][:1])}, ValueError, r"confidence: expected shape \(G, N\) with G = 2"),
+    ("none", {"pair": (PAIR[0][:, :0], PAIR[1][:, :0])}, ValueError, r"confidence: expected at least one example"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), [b[1:] for b in BAD_PAIRS], ids=[b[0] for b in BAD_PAIRS])
+def test_pairs_are_refused(change, error, message) -> None:
+    change = dict(change)
+    with pytest.raises(error, match=message):
+        mrl.fit_cascade(change.pop("pair", PAIR), change.pop("labels", None), NESTING, **change)
+
+
+def test_two_frameworks_in_one_call(backend_name: str, make) -> None:
+    if backend_name == "numpy":
+        pytest.skip("NumPy's arrays are those of the labels")
+    for call in (
+        lambda: mrl.fit_cascade(make(HALVES), np.zeros(3, int), NESTING),
+        lambda: mrl.fit_temperatures(make(HALVES), np.zeros(3, int)),
+        lambda: mrl.cascade_report(make(HALVES), np.zeros(3, int), POLICY),
+        lambda: mrl.cascade_predict(make(np.zeros((1, 4))), mrl.TiedHead(np.zeros((3, 4))), POLICY),
+    ):
+        with pytest.raises(TypeError, match="arguments: expected arrays of one framework"):
+            call()
+
+
+def traced(backend_name: str, function, values, labels):
+    """``function`` where arrays have no values."""
+    if backend_name == "jax":
+        import jax
+
+        return jax.jit(function)(values, labels)
+    if backend_name == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, autograph=False)(values, labels)
+    import torch
+
+    return torch.func.vmap(lambda x: function(x, labels))(values[None])
+
+
+def test_traced_arrays_are_refused(backend_name: str, make) -> None:
+    if backend_name == "numpy":
+        pytest.skip("NumPy traces nothing")
+
+    def fit(values, labels):
+        return mrl.fit_cascade(values, labels, NESTING)
+
+    with pytest.raises(TypeError, match=r"probabilities: expected an array with values, .*outside of jit"):
+        traced(backend_name, fit, make(HALVES), make([0, 1, 0], "int32"))
+
+
+def test_reports_curves_and_figures_refuse(make) -> None:
+    values, labels = make(HALVES), make([0, 1, 0], "int32")
+    with pytest.raises(TypeError, match=r"policy: expected a mrl\.CascadePolicy"):
+        mrl.cascade_report(values, labels, (0.5,))
+    with pytest.raises(ValueError, match="confidence_level: expected a number between 0 and 1, got 95"):
+        mrl.cascade_report(values, labels, POLICY, confidence_level=95)
+    with pytest.raises(TypeError, match="confidence_level: expected a number, got '95'"):
+        mrl.cascade_report(values, labels, POLICY, confidence_level="95")
+    with pytest.raises(TypeError, match="seed: expected an integer"):
+        mrl.cascade_report(values, labels, POLICY, seed=0.5)
+    with pytest.raises(ValueError, match="policies: expected at least one policy"):
+        mrl.cascade_curve(values, labels, [])
+    with pytest.raises(TypeError, match=r"policy: expected a mrl\.CascadePolicy"):
+        mrl.cascade_curve(values, labels, [POLICY, 0.5])
+    with pytest.raises(ValueError, match=r"policies\[1\]: expected the first of dims \(2, 4\), got \(3,\)"):
+        mrl.cascade_curve(values, labels, [POLICY, mrl.CascadePolicy((), (3,))])
+    with pytest.raises(TypeError, match="policies: expected names to policies, got CascadePolicy"):
+        mrl.plot_cascade(values, labels, POLICY)
+    with pytest.raises(ValueError, match=r"logits: expected shape \(G, \.\.\., C\) with at least one level"):
+        mrl.fit_temperatures(make(np.zeros((0, 3, 2))), labels)
