@@ -5,6 +5,7 @@ Sessions install the package as a user would, not editable, and so test what the
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from pathlib import Path
 
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parent
 FRAMEWORKS = ("torch", "jax", "tensorflow")
 BACKENDS = ("numpy", *FRAMEWORKS)
 TEST_TOOLS = ("pytest>=8", "pytest-xdist>=3.6", "tomli>=2; python_version < '3.11'")
-TRITON = "triton>=3.2; sys_platform == 'linux'"  # comes with PyTorch for CUDA, not with PyTorch for the CPU
+TRITON = "triton>=3.2"  # comes with PyTorch for CUDA, not with PyTorch for the CPU
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -39,16 +40,24 @@ def pytest(session: nox.Session, *arguments: str, backends: tuple[str, ...] = ()
 @nox.session
 def tests(session: nox.Session) -> None:
     """All backends in one process, with everything that is installed beside them: the command of the README."""
-    install(session, "all", tools=(*TEST_TOOLS, TRITON))
+    install(session, "all", tools=TEST_TOOLS)
     pytest(session)
+    if sys.platform == "linux":  # Triton has wheels for nothing else
+        session.notify("triton")
+
+
+@nox.session
+def triton(session: nox.Session) -> None:
+    """The Triton kernel, interpreted and compiled; by itself, because Triton and TensorFlow crash each other."""
+    install(session, "torch", "testing", "demo", tools=(*TEST_TOOLS, TRITON))
+    pytest(session, "--triton", "tests/test_triton.py", "tests/test_transforms.py", backends=("torch",))
 
 
 @nox.session
 @nox.parametrize("backend", BACKENDS)
 def tests_alone(session: nox.Session, backend: str) -> None:
     """One backend in an environment without the other frameworks."""
-    tools = (*TEST_TOOLS, TRITON) if backend == "torch" else TEST_TOOLS
-    install(session, *(() if backend == "numpy" else (backend,)), "testing", "demo", tools=tools)
+    install(session, *(() if backend == "numpy" else (backend,)), "testing", "demo", tools=TEST_TOOLS)
     pytest(session, backends=(backend,))
 
 

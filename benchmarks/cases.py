@@ -9,6 +9,8 @@ import numpy as np
 
 import mrl
 
+MODES = {"torch": ("eager",), "jax": ("jit",), "tensorflow": ("tf.function", "tf.function + XLA")}
+
 
 @dataclass(frozen=True)
 class Size:
@@ -44,7 +46,6 @@ QUICK = (Size("tied", 64, 100, 256), Size("untied", 64, 100, 256, tied=False), S
 MASKED_LM = Size("masked LM", 4096, 30_522, 768, smallest=12)  # 7 levels
 MEMORY = (SIZES[0], MASKED_LM)
 QUICK_MEMORY = (SIZES[0],)
-MEMORY_MODES = {"torch": "eager", "jax": "jit", "tensorflow": "tf.function"}
 
 BASE = Size("base", 256, 1000, 1024)
 GROWTH = {"levels": (1, 2, 4, 6, 8), "classes": (125, 500, 2000, 8000), "width": (256, 512, 1024, 2048)}

@@ -12,7 +12,9 @@ LABELS = {"levels": "granularities", "classes": "classes", "width": "dimensions"
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """One row of panels per framework; every curve is a ratio to the plain head of the same size."""
-    backends = result["backends"]
+    backends = {name: found for name, found in result["backends"].items() if found["growth"]}
+    if not backends:
+        return
     axes = list(LABELS)
     figure = Figure(figsize=(4 * len(axes), 3 * len(backends)), layout="constrained")
     panels = figure.subplots(len(backends), len(axes), squeeze=False, sharey="row")

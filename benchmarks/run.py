@@ -12,30 +12,27 @@ import os
 import platform
 import subprocess
 import sys
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cases import MEMORY, QUICK_MEMORY
+from cases import MEMORY, MODES, QUICK_MEMORY
 from figure import draw
 from memory import extra_bytes
 
-FRAMEWORKS = ("torch", "jax", "tensorflow")
+BACKENDS = ("numpy", "torch", "jax", "tensorflow")
 HERE = Path(__file__).parent
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--backend", action="append", choices=FRAMEWORKS, help="repeat for more (default: all installed)"
-    )
+    parser.add_argument("--backend", action="append", choices=BACKENDS, help="repeat for more (default: all installed)")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs")
     parser.add_argument("--repeats", type=int, help="runs of each step (default: 21, or 5 with --quick)")
     parser.add_argument("--out", type=Path, default=Path("mrl-bench"), help="folder for the numbers and the figure")
     arguments = parser.parse_args()
     repeats = arguments.repeats or (5 if arguments.quick else 21)
-    backends = arguments.backend or [name for name in FRAMEWORKS if find_spec(name)]
+    backends = arguments.backend or [name for name in BACKENDS if find_spec(name)]
     result: dict[str, Any] = {"machine": machine(), "quick": arguments.quick, "backends": {}, "memory": []}
     print(f"{result['machine']}\nratios to one plain full-width head; median of {repeats}, quartiles in brackets")
     for backend in backends:
@@ -46,7 +43,17 @@ def main() -> int:
             for name, step in row["steps"].items():
                 spread = f"[{step['low_ms']:.1f}, {step['high_ms']:.1f}]"
                 print(f"  {name:32}{step['ratio']:6.2f}   {step['median_ms']:9.2f} ms {spread}", flush=True)
-        result["memory"] += memory(backend, arguments.quick)
+        for row in found["cascade"]:
+            floors = row["floors"]
+            print(
+                f"\n{backend} {row['mode']}: cascade of {floors['expected_dim']:.0f} dimensions on average: "
+                f"{row['speed_up']:.1f} times the throughput of full-width prediction "
+                f"({floors['flops_ratio']:.0f} times fewer FLOPs, {1 / floors['logit_bytes_ratio']:.1f} times the "
+                f"logits)",
+                flush=True,
+            )
+        if backend != "numpy":
+            result["memory"] += memory(backend, arguments.quick)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "bench.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     draw(result, arguments.out / "bench.png")
@@ -71,13 +78,13 @@ def measured(backend: str, quick: bool, repeats: int) -> dict[str, Any]:
 
 def memory(backend: str, quick: bool) -> list[dict[str, Any]]:
     rows = []
-    mode = import_module("cases").MEMORY_MODES[backend]
     for size in QUICK_MEMORY if quick else MEMORY:
-        peaks = {step: extra_bytes(backend, mode, step, size) for step in ("plain", "fused")}
-        ratio = peaks["fused"] / max(1, peaks["plain"])
-        rows.append({"backend": backend, "mode": mode, "size": size.name, "bytes": peaks, "ratio": ratio})
-        megabytes = ", ".join(f"{step} {found / 1e6:.1f} MB" for step, found in peaks.items())
-        print(f"\n{backend} {mode}: peak extra memory, {size.name}: {megabytes}, ratio {ratio:.2f}", flush=True)
+        for mode in MODES[backend][:1] if quick else MODES[backend]:
+            peaks = {step: extra_bytes(backend, mode, step, size) for step in ("plain", "fused")}
+            ratio = peaks["fused"] / max(1, peaks["plain"])
+            rows.append({"backend": backend, "mode": mode, "size": size.name, "bytes": peaks, "ratio": ratio})
+            megabytes = ", ".join(f"{step} {found / 1e6:.1f} MB" for step, found in peaks.items())
+            print(f"\n{backend} {mode}: peak extra memory, {size.name}: {megabytes}, ratio {ratio:.2f}", flush=True)
     return rows
 
 

@@ -11,8 +11,6 @@ from cases import Size
 
 import mrl
 
-MODES = ("tf.function", "tf.function + XLA")
-
 
 def steps(size: Size, mode: str, device: str | None = None, dtype: str = "float32") -> dict[str, Callable[[], Any]]:
     """``plain`` is one full-width linear head with cross-entropy; every other step trains the nested loss."""

@@ -25,6 +25,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="test this backend only; repeat for more (default: all four)",
     )
     group.addoption("--x64", choices=("on", "off"), default="on", help="JAX with 64-bit numbers (default: on)")
+    group.addoption(
+        "--triton",
+        action="store_true",
+        help="test the Triton kernel too: it must be installed, and crashes where TensorFlow is loaded before it",
+    )
     group.addoption("--profile", choices=("ci", "long"), default="ci", help="Hypothesis' profile (default: ci)")
 
 
@@ -64,7 +69,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = {f"backend_{name}" for name in BACKENDS if name not in chosen(config)}
     if not frameworks(config):
         left_out.add("framework_name")
-    if sys.platform != "linux":  # Triton has no wheels elsewhere; on Linux, one that is missing fails
+    if not config.getoption("--triton"):
         left_out.add("triton_wheel")
     keep, drop = [], []
     for item in items:
