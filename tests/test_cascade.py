@@ -44,7 +44,7 @@ def same(result, expected) -> None:
 @HEADS
 @pytest.mark.parametrize("lead", [(0,), (1,), (), (0, 3), (2, 5), (2, 1, 3)])
 def test_leading_shapes(to, head, lead) -> None:
-    z = RNG.normal(size=(*lead, 7)).astype(np.float32)
+    z = np.random.default_rng(len(lead)).normal(size=(*lead, 7)).astype(np.float32)
     result = mrl.cascade_predict(to(z), to(head), POLICY)
     assert all(np.shape(x) == lead for x in host(result))
     same(result, spec.cascade_predict(z, head, POLICY))
@@ -52,6 +52,22 @@ def test_leading_shapes(to, head, lead) -> None:
     exits = mrl.cascade_exit(to(values), POLICY, logits=True)
     assert all(np.shape(x) == lead for x in host(exits))
     same(exits, spec.cascade_exit(values, POLICY, logits=True))
+
+
+@HEADS
+@pytest.mark.parametrize("rows", [1024, 1025, 5000])
+def test_more_rows_than_a_chunk(to, head, rows) -> None:
+    z = np.random.default_rng(rows).normal(size=(rows, 7)).astype(np.float32)
+    expected = spec.cascade_predict(z, head, POLICY)
+    logits = spec.nested_logits(z, head, POLICY.nesting)
+    sure = np.ones(rows, bool)
+    for g, threshold in enumerate(POLICY.thresholds):
+        confidence = spec.confidence(logits[g], "probability", POLICY.temperatures[g], logits=True)
+        sure &= np.abs(confidence - threshold) > 1e-5
+    assert sure.mean() > 0.99
+    result = mrl.cascade_predict(to(z), to(head), POLICY)
+    for found, right in zip(host(result)[:2], expected[:2], strict=True):
+        np.testing.assert_array_equal(found[sure], right[sure])
 
 
 @HEADS

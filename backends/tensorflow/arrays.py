@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from mrl.heads import Head, NestedHead, TiedHead
 
@@ -31,6 +32,11 @@ def to_numpy(array: Any, *, blocking: bool) -> np.ndarray | None:
 
 def devices() -> tuple[str, ...]:
     return tuple(device.name.removeprefix("/physical_device:") for device in tf.config.list_physical_devices())
+
+
+def in_xla() -> bool:
+    """Whether a function that XLA will compile is traced."""
+    return not tf.executing_eagerly() and GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 def accumulation_dtype(z: Any, head: Head) -> tf.DType:

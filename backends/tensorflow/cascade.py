@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
@@ -12,7 +13,9 @@ from mrl.cascade.planning import level_columns, plan_chunk_rows, plan_wave_rows
 from mrl.cascade.policy import CascadePolicy, CascadeResult
 from mrl.heads import Head, TiedHead
 
-from .arrays import accumulation_dtype
+from .arrays import accumulation_dtype, in_xla
+
+MANY_ROWS = 1024
 
 
 def cascade_exit(probabilities: Any, policy: CascadePolicy, *, logits: bool) -> CascadeResult:
@@ -40,53 +43,87 @@ def cascade_predict(z: Any, head: Head, policy: CascadePolicy, *, chunk_rows: in
     z = tf.reshape(z, [-1, z.shape[-1]])
     classes = (head.weight if isinstance(head, TiedHead) else head.weights[0]).shape[0]
     on_host = "GPU" not in z.device
+    # Starting an operation costs more here than a cache that is too small, but for XLA, which joins them.
+    chunk_rows = chunk_rows or (None if in_xla() else MANY_ROWS)
     chunk = plan_chunk_rows(z.shape[0], classes, wide.size, on_host=on_host, chunk_rows=chunk_rows)
-    if z.shape[0] == 0:
-        fields = [tf.zeros([0], dtype) for dtype in (tf.int64, tf.int64, wide)]
-    elif not tf.executing_eagerly():
-        fields = _walk_traced(z, head, policy, chunk)
+    if in_xla():
+        fields = _walk_compiled(z, head, policy, chunk)
+    elif z.shape[0] is None:
+        fields = _walk(z, head, policy, chunk)
     else:
+        # Many chunks are worth a graph, which starts its operations faster and several at a time.
+        walk = _walk_in_graph if tf.executing_eagerly() and z.shape[0] > chunk else _walk
         wave = plan_wave_rows(chunk, classes, wide.size)
-        parts = [_walk(z[i : i + wave], head, policy, chunk) for i in range(0, z.shape[0], wave)]
+        parts = [walk(z[i : i + wave], head, policy, chunk) for i in range(0, max(1, z.shape[0]), wave)]
         fields = [tf.concat(field, 0) for field in zip(*parts, strict=True)]
     return CascadeResult(*(tf.reshape(field, lead) for field in fields))
 
 
-def _walk(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int) -> CascadeResult:
+def _walk(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int) -> list[tf.Tensor]:
     """All levels for the rows of ``z``; the rows still undecided, and their logits, close up after each."""
     wide, tied, last = accumulation_dtype(z, head), isinstance(head, TiedHead), len(policy) - 1
     cuts = policy.cuts64 if wide == tf.float64 else policy.cuts32
-    waiting, answers = tf.range(z.shape[0], dtype=tf.int64), []
-    store: Any = None
+    waiting, store, answers = tf.range(tf.shape(z)[0]), None, []
     for g, (weight, bias, (start, stop)) in enumerate(_levels(head, policy, wide)):
-        pick, left, kept = _picker(z, start, stop), [], []
-        for i in range(0, waiting.shape[0], chunk):
-            rows = waiting[i : i + chunk]
-            logits = tf.matmul(tf.cast(pick(rows), wide), weight, transpose_b=True)
-            if tied and g > 0:
-                logits += store[i : i + chunk]
-            elif bias is not None:
-                logits += bias
-            confidence = _confidence(logits, policy.confidence, policy.temperatures[g])
+        x = tf.cast(_columns(z, waiting, start, stop) if g else z[:, start:stop], wide)
+        if bias is not None and not (tied and g):
+            # One more column costs less than one more pass over the logits.
+            x, weight = tf.pad(x, [[0, 0], [0, 1]], constant_values=1), tf.concat([weight, bias[:, None]], 1)
+        classes, chunks = weight.shape[0], tf.maximum(1, -(-tf.shape(waiting)[0] // chunk))
+        kinds = [(tf.int32, [None]), (tf.int64, [None]), (wide, [None])]  # who is done, their labels and confidences
+        if g < last:  # who is left, and their logits
+            kinds += [(tf.int32, [None]), *([(wide, [None, classes])] if tied else [])]
+        arrays = [tf.TensorArray(dtype, chunks, element_shape=shape, infer_shape=False) for dtype, shape in kinds]
+
+        def step(i: tf.Tensor, *arrays: tf.TensorArray) -> tuple[Any, ...]:
+            part = slice(i * chunk, (i + 1) * chunk)
+            rows, logits = waiting[part], tf.matmul(x[part], weight, transpose_b=True)
+            if tied and g:
+                logits += store[part]
+            confidence, left = _confidence(logits, policy.confidence, policy.temperatures[g]), []
             if g < last:
                 exits = confidence > cuts[g]
                 stays, done = tf.where(~exits)[:, 0], tf.where(exits)[:, 0]
-                left.append(tf.gather(rows, stays))
-                kept.append(tf.gather(logits, stays) if tied else logits[:0])
+                left = [tf.gather(rows, stays), *([tf.gather(logits, stays)] if tied else [])]
                 rows, logits, confidence = tf.gather(rows, done), tf.gather(logits, done), tf.gather(confidence, done)
             labels = tf.argmax(logits, -1)
             labels = tf.where(tf.math.is_nan(confidence), -tf.ones_like(labels), labels)
-            answers.append((rows, labels, tf.fill(tf.shape(rows), tf.constant(g, tf.int64)), confidence))
-        if g < last:
-            waiting, store = tf.concat(left, 0), tf.concat(kept, 0)
-            if waiting.shape[0] == 0:
-                break
+            found = (rows, labels, confidence, *left)
+            return i + 1, *(array.write(i, value) for array, value in zip(arrays, found, strict=True))
+
+        _, *arrays = tf.while_loop(
+            lambda i, *_, chunks=chunks: i < chunks, step, [tf.constant(0), *arrays], parallel_iterations=4
+        )
+        rows, labels, confidence, *left = (array.concat() for array in arrays)
+        answers.append((rows, labels, tf.fill(tf.shape(rows), tf.constant(g, tf.int64)), confidence))
+        waiting, store = (*left, None, None)[:2]
     rows, *fields = (tf.concat(field, 0) for field in zip(*answers, strict=True))
-    return CascadeResult(*(tf.scatter_nd(rows[:, None], field, tf.shape(z, tf.int64)[:1]) for field in fields))
+    place = tf.math.invert_permutation(rows)
+    return [tf.gather(field, place) for field in fields]
 
 
-def _walk_traced(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int) -> list[tf.Tensor]:
-    """The same where shapes are fixed: chunks of one size, as many as are needed when it runs.
+def _walk_in_graph(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int) -> list[tf.Tensor]:
+    shapes = [None if x is None else tuple(x.shape) for x in tf.nest.flatten((z, head))]
+    return _trace(z, head, policy, chunk, ((None, z.shape[1]), *shapes[1:]))
+
+
+@partial(tf.function, autograph=False, reduce_retracing=True)
+def _trace(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int, shapes: tuple[Any, ...]) -> list[tf.Tensor]:
+    """One graph for any number of rows; all other lengths are its constants."""
+    pairs = zip(tf.nest.flatten((z, head)), shapes, strict=True)
+    known = [None if x is None else tf.ensure_shape(x, shape) for x, shape in pairs]
+    return _walk(*tf.nest.pack_sequence_as((z, head), known), policy, chunk)
+
+
+def _columns(z: tf.Tensor, rows: tf.Tensor, start: int, stop: int) -> tf.Tensor:
+    """``z[rows, start:stop]``, by whichever of its two copies is smaller."""
+    cut = float(stop - start) * tf.cast(tf.shape(z)[0], tf.float64)
+    taken = float(z.shape[1]) * tf.cast(tf.shape(rows)[0], tf.float64)
+    return tf.cond(cut < taken, lambda: tf.gather(z[:, start:stop], rows), lambda: tf.gather(z, rows)[:, start:stop])
+
+
+def _walk_compiled(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int) -> list[tf.Tensor]:
+    """The same for XLA, where shapes are fixed: chunks of one size, as many as are needed when it runs.
 
     What is beyond the last undecided row is computed and written to a place of its own, behind the last row.
     """
@@ -168,16 +205,17 @@ def _given(values: tf.Tensor, policy: CascadePolicy, g: int, logits: bool) -> tf
         return _confidence(values, policy.confidence, policy.temperatures[g])
     if policy.temperatures[g] != 1:
         return _confidence(tf.math.log(values), policy.confidence, policy.temperatures[g])
-    return _reduce(values, values, policy.confidence)
+    return _reduce(values, values, policy.confidence, tf.reduce_any(tf.math.is_nan(values), -1))
 
 
 def _confidence(logits: tf.Tensor, kind: str, temperature: float) -> tf.Tensor:
     """``spec.confidence`` of logits in their own dtype."""
-    return _reduce(tf.nn.softmax(logits if temperature == 1 else logits / temperature), logits, kind)
+    p = tf.nn.softmax(logits if temperature == 1 else logits / temperature)
+    return _reduce(p, logits, kind, tf.math.is_nan(p[..., 0]))  # the sum has made all of them NaN, or none
 
 
-def _reduce(p: tf.Tensor, order: tf.Tensor, kind: str) -> tf.Tensor:
-    """The confidence of probabilities whose largest is the largest of ``order``; NaN where any of them is."""
+def _reduce(p: tf.Tensor, order: tf.Tensor, kind: str, unknown: tf.Tensor) -> tf.Tensor:
+    """The confidence of probabilities whose largest is the largest of ``order``; NaN where it is ``unknown``."""
     classes, largest = p.shape[-1], tf.reduce_max(p, -1)
     if kind == "probability" or classes == 1:
         confidence = largest
@@ -187,4 +225,4 @@ def _reduce(p: tf.Tensor, order: tf.Tensor, kind: str) -> tf.Tensor:
     else:
         confidence = 1 + tf.reduce_sum(tf.math.xlogy(p, p), -1) / math.log(classes)
     # TensorFlow's reductions to a maximum do not promise to keep a NaN.
-    return tf.where(tf.reduce_any(tf.math.is_nan(p), -1), tf.constant(math.nan, p.dtype), confidence)
+    return tf.where(unknown, tf.constant(math.nan, p.dtype), confidence)
