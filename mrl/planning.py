@@ -1,4 +1,4 @@
-"""How many rows a fused loss works on at a time: planned once, in pure Python, for every backend."""
+"""How many rows and levels a fused loss works on at a time: planned once, in pure Python, for every backend."""
 
 from __future__ import annotations
 
@@ -10,6 +10,46 @@ HOST_BUDGET_BYTES = (12 << 20, 128 << 20)
 
 ACCELERATOR_BUDGET_BYTES = (256 << 20, 1 << 30)
 """The same on an accelerator, where a small product leaves most of the device idle."""
+
+LEVELS_TOGETHER = 4
+"""Levels whose logits are in memory at once, where starting over for the others is cheap."""
+
+CHEAP_SHARE = 1 / 16
+"""Of the width: columns that may be multiplied twice so that fewer levels are in memory."""
+
+
+def plan_groups(dims: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Half-open ranges of levels that a tied head's loss works on together, the largest levels first.
+
+    Within a group each level adds a block of columns to the one before; its first level starts over from the
+    first column. The groups below need the sum of the gradients above, which takes the place of a level.
+
+    Example:
+        >>> from mrl.planning import plan_groups
+        >>> plan_groups((8, 16, 32, 64, 128, 256, 512, 1024, 2048))
+        ((5, 9), (2, 5), (0, 2))
+        >>> plan_groups((100, 200, 300, 400, 500, 600))
+        ((0, 6),)
+    """
+    groups, stop, most = [], len(dims), LEVELS_TOGETHER
+    while stop > 0:
+        start = max(0, stop - most)
+        while start > 0 and dims[start - 1] > CHEAP_SHARE * dims[-1]:
+            start -= 1
+        groups.append((start, stop))
+        stop, most = start, LEVELS_TOGETHER - 1
+    return tuple(groups)
+
+
+def plan_places(dims: tuple[int, ...]) -> int:
+    """How many ``(chunk, classes)`` arrays the groups need: their levels, and the sum of those above.
+
+    Example:
+        >>> from mrl.planning import plan_places
+        >>> plan_places((8, 16, 32, 64, 128, 256, 512, 1024, 2048))
+        4
+    """
+    return max(stop - start + (stop < len(dims)) for start, stop in plan_groups(dims))
 
 
 def plan_chunk_rows(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mrl.heads import Head, TiedHead
 from mrl.nesting import Nesting
-from mrl.planning import plan_chunk_rows
+from mrl.planning import plan_chunk_rows, plan_places
 
 from .sweep import Plan, sweep
 
@@ -41,7 +41,7 @@ def fused_cross_entropy(
         leaves = (*head.weights, *(head.biases or ()))
     compiling, grad_enabled = torch.compiler.is_compiling(), torch.is_grad_enabled()
     chunk = plan_chunk_rows(
-        len(nesting) if tied else 1,
+        plan_places(nesting.dims) if tied else 1,
         None if compiling else labels.numel(),
         leaves[0].shape[0],
         rows.element_size(),

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from mrl.nesting import Nesting
+from mrl.planning import plan_groups, plan_places
 
-TILE_BYTES = 2 << 20  # logits that one pass of element-wise work keeps in a CPU's cache
-NARROWEST = 16  # columns under which a CPU's matrix product falls back to a slow path
+TILE_BYTES = 1 << 20  # logits that one pass of element-wise work keeps in a CPU's cache
+NARROW = 16  # a product of fewer columns takes a slow path on a CPU; its transpose, of fewer rows, does not
 
 
 @dataclass(frozen=True)
@@ -61,26 +62,28 @@ def _sweep_tied(
 ) -> None:
     weight, bias = leaves if len(leaves) == 2 else (*leaves, None)
     dweight, dbias = dleaves if len(dleaves) == 2 else (*dleaves, None)
-    blocks, width = plan.nesting.blocks, plan.nesting.width
-    levels = z.new_empty(len(blocks), len(z), len(weight))
-    before = z.new_zeros(()) if bias is None else bias
-    for (start, stop), level in zip(blocks, levels, strict=True):
-        before = torch.addmm(before, z[:, start:stop], weight[:, start:stop].mT, out=level)
+    blocks, dims = plan.nesting.blocks, plan.nesting.dims
     backward = any(gradient is not None for gradient in (dz, dweight, dbias))
-    tile = len(z) if z.device.type != "cpu" else max(1, TILE_BYTES // (levels[:, 0].numel() * z.element_size()))
-    for part in (slice(i, i + tile) for i in range(0, len(z), tile)):
-        losses[:, part] = _residuals_(levels[:, part], labels[part], rows[part], plan, plan.nesting.weights, backward)
+    places = z.new_empty(plan_places(dims), len(z), len(weight))
+    tile = len(z) if z.device.type != "cpu" else max(1, TILE_BYTES // (places[:, 0].numel() * z.element_size()))
+    for low, high in plan_groups(dims):
+        levels, weights = places[: high - low], plan.nesting.weights[low:high]
+        if backward and high < len(dims):  # the sum over all levels above goes behind those of the group
+            levels = places[: high - low + 1]
+            levels[-1] = places[0]
+        before, first = z.new_zeros(()) if bias is None else bias, 0
+        for (_, stop), level in zip(blocks[low:high], levels, strict=False):
+            before = torch.addmm(before, z[:, first:stop], weight[:, first:stop].mT, out=level)
+            first = stop
+        for part in (slice(i, i + tile) for i in range(0, len(z), tile)):
+            losses[low:high, part] = _residuals_(levels[:, part], labels[part], rows[part], plan, weights, backward)
+        for (start, stop), suffix in zip(blocks[low:high], levels, strict=False):
+            if dz is not None:
+                _put_product(dz[:, start:stop], suffix, weight[:, start:stop], False)
+            if dweight is not None:
+                _put_product(dweight[:, start:stop], suffix.mT, z[:, start:stop], add)
     if dbias is not None:
-        _put(dbias, levels[0].sum(0), add)
-    for (start, stop), suffix in zip(blocks, levels, strict=True):
-        # Columns computed beyond a narrow block are overwritten by the blocks after it, or left out.
-        wider = max(stop, min(start + NARROWEST, width))
-        if dz is not None:
-            torch.mm(suffix, weight[:, start:wider], out=dz[:, start:wider])
-        if dweight is not None and wider == stop:
-            _put_product(dweight[:, start:stop], suffix.mT, z[:, start:stop], add)
-        elif dweight is not None:
-            _put(dweight[:, start:stop], (suffix.mT @ z[:, start:wider])[:, : stop - start], add)
+        _put(dbias, places[0].sum(0), add)
 
 
 def _sweep_untied(
@@ -117,17 +120,27 @@ def _put(out: Tensor, x: Tensor, add: bool) -> None:
 
 
 def _put_product(out: Tensor, a: Tensor, b: Tensor, add: bool) -> None:
-    out.addmm_(a, b) if add else torch.mm(a, b, out=out)
+    if out.shape[1] < NARROW:
+        _put(out, torch.mm(b.mT, a.mT).mT, add)
+    elif add:
+        out.addmm_(a, b)
+    else:
+        torch.mm(a, b, out=out)
 
 
 def _residuals_(
     levels: Tensor, labels: Tensor, rows: Tensor, plan: Plan, weights: tuple[float, ...], backward: bool
 ) -> Tensor:
-    """The losses of ``levels`` (K, n, C); in place, its logits become the suffix sums ``S_g`` of their gradients."""
+    """The losses of ``levels`` (K, n, C); in place, its logits become the suffix sums ``S_g`` of their gradients.
+
+    One more than there are ``weights`` is the suffix sum of the levels above, which those of ``levels`` add to.
+    """
     in_one_kernel = triton_kernel(levels.device)
     if in_one_kernel and all(_has_memory(x) for x in (levels, labels, rows)):
         return in_one_kernel(levels, labels, rows, weights, plan.label_smoothing, backward)
-    smoothing, classes, count = plan.label_smoothing, levels.shape[-1], len(levels)
+    smoothing, classes, count = plan.label_smoothing, levels.shape[-1], len(weights)
+    above = levels[count] if len(levels) > count else None
+    levels = levels[:count]
     index = labels.unsqueeze(-1).expand(count, -1, 1)
     largest = levels.amax(-1)
     picked = levels.gather(-1, index).squeeze(-1)
@@ -142,9 +155,12 @@ def _residuals_(
     if smoothing:
         p -= smoothing / classes
     scales = rows.unsqueeze(-1)
-    torch.mul(p[-1], scales if weights[-1] == 1 else weights[-1] * scales, out=levels[-1])
-    for g in reversed(range(count - 1)):
-        torch.addcmul(levels[g + 1], p[g], scales, value=weights[g], out=levels[g])
+    for g in reversed(range(count)):
+        if above is None:
+            torch.mul(p[g], scales if weights[g] == 1 else weights[g] * scales, out=levels[g])
+        else:
+            torch.addcmul(above, p[g], scales, value=weights[g], out=levels[g])
+        above = levels[g]
     return losses
 
 

@@ -27,8 +27,11 @@ def residuals_(
     *,
     block: int | None = None,
 ) -> Tensor:
-    """The losses of ``levels`` (K, n, C); in place, its logits become the suffix sums ``S_g`` of their gradients."""
-    count, n, classes = levels.shape
+    """The losses of ``levels`` (K, n, C); in place, its logits become the suffix sums ``S_g`` of their gradients.
+
+    One more than there are ``weights`` is the suffix sum of the levels above, which those of ``levels`` add to.
+    """
+    count, (places, n, classes) = len(weights), levels.shape
     losses = rows.new_empty(count, n)
     if not n:
         return losses
@@ -52,6 +55,7 @@ def residuals_(
             KEEP=1 - label_smoothing,
             SPREAD=label_smoothing / classes,
             BACKWARD=backward,
+            ONTO=places > count,
             BLOCK=block,
             num_warps=plan_warps(block, levels.element_size()),
         )
@@ -92,6 +96,7 @@ def _kernel(
     KEEP: tl.constexpr,  # a number that is not constant would arrive in float32
     SPREAD: tl.constexpr,
     BACKWARD: tl.constexpr,
+    ONTO: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     dtype = levels.dtype.element_ty
@@ -133,8 +138,9 @@ def _kernel(
                 inside = columns < classes
                 x = tl.load(level + columns, mask=inside, other=float("-inf"))
                 target = tl.where(columns == label, tl.full((), KEEP + SPREAD, dtype), tl.full((), SPREAD, dtype))
-                # Above the last level, which comes first, there is nothing.
-                above = tl.load(level + level_stride + columns, mask=inside & (turn > 0), other=0.0)
+                # Above the last level, which comes first, there is nothing, or the sum to begin with.
+                some = inside & ((turn > 0) | ONTO)
+                above = tl.load(level + level_stride + columns, mask=some, other=0.0)
                 tl.store(level + columns, above + scale * (tl.exp(x - shift) * inverse - target), mask=inside)
         level -= level_stride
         scale_at -= scale_stride

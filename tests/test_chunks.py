@@ -1,0 +1,79 @@
+"""Which rows and levels are worked on together is a matter of time and memory, never of the answer."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mrl.testing
+from mrl import planning
+from mrl.testing.cases import CASES
+from mrl.testing.drivers import driver_of
+from mrl.testing.problems import Layout
+from mrl.testing.runners import prove
+
+MANY_LEVELS = mrl.Nesting((2, 4, 8, 16, 32, 64, 128, 256), (1.0, 0.5, 2.0, 1.0, 0.25, 1.0, 3.7, 0.0))
+LAYOUTS = (
+    Layout(MANY_LEVELS, (5,), 258, 4, ignore_index=0),
+    Layout(MANY_LEVELS, (3,), 256, 3, bias=False, chunk_rows=2, label_smoothing=0.1),
+    Layout(MANY_LEVELS, (4,), 256, 5, chunk_rows=1, reduction="none", ignore_index=1),
+    Layout(MANY_LEVELS, (4,), 256, 5, tied=False, chunk_rows=3, reduction="sum"),
+)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_many_levels(framework_name: str, dtype: str) -> None:
+    """More levels than are in memory at once: those that start over, and the sums they take over."""
+    assert len(planning.plan_groups(MANY_LEVELS.dims)) > 1
+    (case,) = (case for case in CASES if case.name == "nested_cross_entropy")
+    case = replace(case, layouts=st.sampled_from(LAYOUTS))
+    driver = driver_of(framework_name)
+    for mode in driver.modes:
+        row = prove(case, driver, mode, dtype, examples=24)
+        assert row.worst <= 1 and row.killed
+
+
+@given(st.sets(st.integers(1, 5000), min_size=1, max_size=14).map(sorted).map(tuple))
+def test_groups_hold_every_level_once(dims: tuple[int, ...]) -> None:
+    groups = planning.plan_groups(dims)
+    levels = [g for start, stop in reversed(groups) for g in range(start, stop)]
+    assert levels == list(range(len(dims)))
+    over_again = sum(dims[start - 1] for start, _ in groups if start)
+    assert over_again <= dims[-1] / 4
+    assert planning.plan_places(dims) <= max(len(dims), planning.LEVELS_TOGETHER)
+
+
+@given(
+    st.integers(1, 12),
+    st.none() | st.integers(0, 10_000),
+    st.integers(1, 100_000),
+    st.sampled_from((4, 8)),
+    st.booleans(),
+    st.none() | st.integers(1, 20_000),
+)
+def test_chunks_cover_the_rows_within_the_budget(buffers, rows, classes, itemsize, on_host, chunk_rows) -> None:
+    chunk = planning.plan_chunk_rows(buffers, rows, classes, itemsize, on_host=on_host, chunk_rows=chunk_rows)
+    assert chunk >= 1
+    if rows is not None:
+        assert chunk <= max(1, rows)
+    if chunk_rows is not None:
+        assert chunk in (chunk_rows, rows) or rows == 0
+        return
+    budgets = planning.HOST_BUDGET_BYTES if on_host else planning.ACCELERATOR_BUDGET_BYTES
+    assert chunk == 1 or chunk * buffers * classes * itemsize <= max(budgets)
+
+
+def test_any_chunk_gives_the_same_answer(framework_name: str) -> None:
+    """At a size that is planned in several chunks by itself, and with the caller's own."""
+    rng = np.random.default_rng(0)
+    nesting = mrl.Nesting.doubling(8, 64)
+    z = rng.normal(size=(600, 64)).astype(np.float32)
+    head = mrl.init_head(nesting, 50, tied=True, backend="numpy", seed=0)
+    labels = rng.integers(0, 50, 600).astype(np.int32)
+    exact = mrl.spec.nested_cross_entropy(z, head, labels, nesting)
+    z, head, labels = mrl.convert((z, head, labels), framework_name)
+    for chunk_rows in (None, 1000, 599, 256, 7):
+        loss = mrl.nested_cross_entropy(z, head, labels, nesting, chunk_rows=chunk_rows)
+        np.testing.assert_allclose(np.asarray(loss.per_level), exact.per_level, rtol=2e-6)
