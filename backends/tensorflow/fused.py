@@ -46,7 +46,7 @@ def fused_cross_entropy(
         label_smoothing,
         summed,
         plan_chunk_rows(
-            3 * len(nesting) if tied else 3,  # logits, probabilities and gradients are arrays of their own
+            len(nesting) if tied else 1,
             labels.shape.num_elements(),
             leaves[0].shape[0],
             rows.dtype.size,

@@ -25,7 +25,11 @@ def sweep(
 ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
     """``rows[i] * CE_g[i]`` as ``(G, N)``, then the gradients that are needed, all in the dtype of ``rows``."""
     z, leaves = tf.cast(z, rows.dtype), tuple(tf.cast(leaf, rows.dtype) for leaf in leaves)
-    work = partial(_sweep_tied if plan.tied else _sweep_untied, leaves=leaves, plan=plan, needs=needs)
+    if plan.tied:  # a slice is a copy: one before the loop, and none in it
+        cut = [leaves[0][:, start:stop] for start, stop in plan.nesting.blocks]
+        work = partial(_sweep_tied, weights=cut, bias=leaves[1] if len(leaves) == 2 else None, plan=plan, needs=needs)
+    else:
+        work = partial(_sweep_untied, leaves=leaves, plan=plan, needs=needs)
     if z.shape[0] is not None and z.shape[0] <= plan.chunk_rows:
         losses, dz, parts = work(z, labels, rows)
     else:
@@ -53,9 +57,12 @@ def _sweep_chunks(
     labels, rows = tf.reshape(labels, [chunks, size]), tf.reshape(rows, [chunks, size])
     all_losses = tf.TensorArray(rows.dtype, chunks, infer_shape=False)
     dzs = tf.TensorArray(rows.dtype, chunks if needs[0] else 0, infer_shape=False)
-    zeros = [tf.zeros_like(leaf) if needed else None for leaf, needed in zip(leaves, needs[1:], strict=True)]
-    if plan.tied and needs[1]:
-        zeros[0] = [zeros[0][:, start:stop] for start, stop in plan.nesting.blocks]
+    zeros = list[Any]()
+    for leaf, needed in zip(leaves, needs[1:], strict=True):
+        if needed and plan.tied and not zeros:  # the weight, whose blocks are summed by themselves
+            zeros.append([tf.zeros([leaf.shape[0], stop - start], leaf.dtype) for start, stop in plan.nesting.blocks])
+        else:
+            zeros.append(tf.zeros_like(leaf) if needed else None)
 
     def step(i: tf.Tensor, all_losses: tf.TensorArray, dzs: tf.TensorArray, *sums: tf.Tensor) -> Any:
         losses, dz, parts = work(z[i], labels[i], rows[i])
@@ -90,15 +97,15 @@ def _sweep_tied(
     labels: tf.Tensor,
     rows: tf.Tensor,
     *,
-    leaves: tuple[tf.Tensor, ...],
+    weights: list[tf.Tensor],
+    bias: tf.Tensor | None,
     plan: Plan,
     needs: tuple[bool, ...],
 ) -> tuple[tf.Tensor, tf.Tensor | None, list[Any]]:
-    weight, bias = leaves if len(leaves) == 2 else (*leaves, None)
-    blocks = plan.nesting.blocks
+    columns = [z[:, start:stop] for start, stop in plan.nesting.blocks]
     levels = list[tf.Tensor]()
-    for start, stop in blocks:
-        block = tf.matmul(z[:, start:stop], weight[:, start:stop], transpose_b=True)
+    for x, weight in zip(columns, weights, strict=True):
+        block = tf.matmul(x, weight, transpose_b=True)
         before = levels[-1] if levels else bias
         levels.append(block if before is None else before + block)
     losses, residuals = zip(*(_residual(level, labels, rows, plan) for level in levels), strict=True)
@@ -110,14 +117,16 @@ def _sweep_tied(
             suffixes.append(w * residual + suffixes[-1] if suffixes else w * residual)
         suffixes.reverse()
     if needs_z:
-        parts = [tf.matmul(s, weight[:, start:stop]) for s, (start, stop) in zip(suffixes, blocks, strict=True)]
+        parts = [tf.matmul(s, weight) for s, weight in zip(suffixes, weights, strict=True)]
         dz = _side_by_side(parts, z.shape[1])
     if needs_weight:
-        pairs = zip(suffixes, blocks, strict=True)
-        dweight = [tf.matmul(s, z[:, start:stop], transpose_a=True) for s, (start, stop) in pairs]
+        dweight = list[tf.Tensor]()
+        for s, x in zip(suffixes, columns, strict=True):
+            with tf.control_dependencies(dweight[-1:]):  # one at a time, so that each is added before the next is made
+                dweight.append(tf.matmul(s, x, transpose_a=True))
     if needs_bias:
         dbias = tf.reduce_sum(suffixes[0], 0)
-    return tf.stack(losses), dz, [dweight, dbias][: len(leaves)]
+    return tf.stack(losses), dz, [dweight] if bias is None else [dweight, dbias]
 
 
 def _sweep_untied(
