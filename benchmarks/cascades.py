@@ -35,7 +35,7 @@ class Cascade:
         z = rng.normal(size=(self.rows, self.width)).astype(np.float32)
         head = mrl.init_head(nesting, self.classes, tied=True, backend="numpy", seed=seed)
         share = leaving_share(nesting.dims, self.dim)
-        sample, thresholds = z[:2048].astype(np.float64), []
+        sample, thresholds = z[:8192], []
         for m in nesting.dims[:-1]:
             logits = sample[:, :m] @ head.weight[:, :m].T + head.bias
             confidence = 1 / np.exp(logits - logits.max(1, keepdims=True)).sum(1)

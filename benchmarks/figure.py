@@ -27,8 +27,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
             if axis != "levels":
                 panel.set_xscale("log", base=2)
             panel.set_xlabel(LABELS[axis])
-            panel.set_ylim(bottom=0)
             panel.grid(alpha=0.3)
+        highest = max(step["ratio"] for point in found["growth"] for step in point["steps"].values())
+        row[0].set_ylim(0, 1.05 * highest)  # all three panels share it
         row[0].set_ylabel(f"{backend}, {found['growth'][0]['mode']}\ncost of a step / plain head")
         row[0].legend(fontsize=7)
     figure.savefig(path, dpi=120)

@@ -18,19 +18,26 @@ CHEAP_SHARE = 1 / 16
 """Of the width: columns that may be multiplied twice so that fewer levels are in memory."""
 
 
-def plan_groups(dims: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+SMALL_BYTES = 1 << 20
+"""Logits of all levels that are not worth a second group: memory is nothing, starting operations is all."""
+
+
+def plan_groups(dims: tuple[int, ...], level_bytes: int) -> tuple[tuple[int, int], ...]:
     """Half-open ranges of levels that a tied head's loss works on together, the largest levels first.
 
-    Within a group each level adds a block of columns to the one before; its first level starts over from the
-    first column. The groups below need the sum of the gradients above, which takes the place of a level.
+    ``level_bytes`` are those of one level's logits, all rows. Within a group each level adds a block of columns to
+    the one before; its first level starts over from the first column. The groups below need the sum of the gradients
+    above, which takes the place of a level.
 
     Example:
         >>> from mrl.planning import plan_groups
-        >>> plan_groups((8, 16, 32, 64, 128, 256, 512, 1024, 2048))
+        >>> plan_groups((8, 16, 32, 64, 128, 256, 512, 1024, 2048), level_bytes=1 << 20)
         ((5, 9), (2, 5), (0, 2))
-        >>> plan_groups((100, 200, 300, 400, 500, 600))
+        >>> plan_groups((100, 200, 300, 400, 500, 600), level_bytes=1 << 20)
         ((0, 6),)
     """
+    if len(dims) * level_bytes <= SMALL_BYTES:
+        return ((0, len(dims)),)
     groups, stop, most = [], len(dims), LEVELS_TOGETHER
     while stop > 0:
         start = max(0, stop - most)
@@ -41,15 +48,15 @@ def plan_groups(dims: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     return tuple(groups)
 
 
-def plan_places(dims: tuple[int, ...]) -> int:
+def plan_places(groups: tuple[tuple[int, int], ...]) -> int:
     """How many ``(chunk, classes)`` arrays the groups need: their levels, and the sum of those above.
 
     Example:
         >>> from mrl.planning import plan_places
-        >>> plan_places((8, 16, 32, 64, 128, 256, 512, 1024, 2048))
+        >>> plan_places(((5, 9), (2, 5), (0, 2)))
         4
     """
-    return max(stop - start + (stop < len(dims)) for start, stop in plan_groups(dims))
+    return max(stop - start + (stop < groups[0][1]) for start, stop in groups)
 
 
 def plan_chunk_rows(

@@ -24,9 +24,10 @@ LAYOUTS = (
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_many_levels(framework_name: str, dtype: str) -> None:
+def test_many_levels(framework_name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """More levels than are in memory at once: those that start over, and the sums they take over."""
-    assert len(planning.plan_groups(MANY_LEVELS.dims)) > 1
+    monkeypatch.setattr(planning, "SMALL_BYTES", 0)
+    assert len(planning.plan_groups(MANY_LEVELS.dims, 1)) == 3
     (case,) = (case for case in CASES if case.name == "nested_cross_entropy")
     case = replace(case, layouts=st.sampled_from(LAYOUTS))
     driver = driver_of(framework_name)
@@ -35,14 +36,15 @@ def test_many_levels(framework_name: str, dtype: str) -> None:
         assert row.worst <= 1 and row.killed
 
 
-@given(st.sets(st.integers(1, 5000), min_size=1, max_size=14).map(sorted).map(tuple))
-def test_groups_hold_every_level_once(dims: tuple[int, ...]) -> None:
-    groups = planning.plan_groups(dims)
+@given(st.sets(st.integers(1, 5000), min_size=1, max_size=14).map(sorted).map(tuple), st.sampled_from((1, 1 << 30)))
+def test_groups_hold_every_level_once(dims: tuple[int, ...], level_bytes: int) -> None:
+    groups = planning.plan_groups(dims, level_bytes)
     levels = [g for start, stop in reversed(groups) for g in range(start, stop)]
     assert levels == list(range(len(dims)))
     over_again = sum(dims[start - 1] for start, _ in groups if start)
     assert over_again <= dims[-1] / 4
-    assert planning.plan_places(dims) <= max(len(dims), planning.LEVELS_TOGETHER)
+    assert planning.plan_places(groups) <= max(len(dims), planning.LEVELS_TOGETHER)
+    assert level_bytes > 1 or len(groups) == 1
 
 
 @given(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mrl.heads import Head, TiedHead
 from mrl.nesting import Nesting
-from mrl.planning import plan_chunk_rows, plan_places
+from mrl.planning import ENOUGH_ROWS, plan_chunk_rows, plan_groups, plan_places
 
 from .sweep import Plan, sweep
 
@@ -40,10 +40,13 @@ def fused_cross_entropy(
     else:
         leaves = (*head.weights, *(head.biases or ()))
     compiling, grad_enabled = torch.compiler.is_compiling(), torch.is_grad_enabled()
+    count, classes = None if compiling else labels.numel(), leaves[0].shape[0]
+    # Compiled for any number of rows, a chunk is planned as if there were many.
+    level_bytes = (ENOUGH_ROWS if count is None else count) * classes * rows.element_size()
     chunk = plan_chunk_rows(
-        plan_places(nesting.dims) if tied else 1,
-        None if compiling else labels.numel(),
-        leaves[0].shape[0],
+        plan_places(plan_groups(nesting.dims, level_bytes)) if tied else 1,
+        count,
+        classes,
         rows.element_size(),
         on_host=z.device.type == "cpu",
         chunk_rows=chunk_rows,

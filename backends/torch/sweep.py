@@ -12,7 +12,7 @@ from torch import Tensor
 from mrl.nesting import Nesting
 from mrl.planning import plan_groups, plan_places
 
-TILE_BYTES = 1 << 20  # logits that one pass of element-wise work keeps in a CPU's cache
+TILE_BYTES = 2 << 20  # logits that one pass of element-wise work keeps in a CPU's cache
 NARROW = 16  # a product of fewer columns takes a slow path on a CPU; its transpose, of fewer rows, does not
 
 
@@ -64,9 +64,10 @@ def _sweep_tied(
     dweight, dbias = dleaves if len(dleaves) == 2 else (*dleaves, None)
     blocks, dims = plan.nesting.blocks, plan.nesting.dims
     backward = any(gradient is not None for gradient in (dz, dweight, dbias))
-    places = z.new_empty(plan_places(dims), len(z), len(weight))
+    groups = plan_groups(dims, len(z) * len(weight) * z.element_size())
+    places = z.new_empty(plan_places(groups), len(z), len(weight))
     tile = len(z) if z.device.type != "cpu" else max(1, TILE_BYTES // (places[:, 0].numel() * z.element_size()))
-    for low, high in plan_groups(dims):
+    for low, high in groups:
         levels, weights = places[: high - low], plan.nesting.weights[low:high]
         if backward and high < len(dims):  # the sum over all levels above goes behind those of the group
             levels = places[: high - low + 1]
