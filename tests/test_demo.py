@@ -75,13 +75,13 @@ def test_broken_files_are_refused(folder, name, change, message) -> None:
         data.load("fashion-mnist", folder, seed=0)
 
 
-def test_missing_files_and_wrong_options(folder, capsys) -> None:
+def test_missing_files_and_wrong_options(folder, framework_name, capsys) -> None:
     (folder / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(FileNotFoundError, match="t10k-labels-idx1-ubyte"):
         data.load("fashion-mnist", folder, seed=0)
     for arguments, message in (
-        (["--data", "fashion-mnist"], "--data-dir: expected the folder"),
-        (["--data-dir", str(folder)], "--data-dir: digits come with scikit-learn"),
+        (["--backend", framework_name, "--data", "fashion-mnist"], "--data-dir: expected the folder"),
+        (["--backend", framework_name, "--data-dir", str(folder)], "--data-dir: digits come with scikit-learn"),
         (["--backend", "numpy"], "--backend: expected one of"),
     ):
         assert main(["demo", *arguments]) == 2

@@ -1,6 +1,7 @@
 """Every public function under every transform of its framework; and the clear errors where the fused form stops."""
 
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -257,6 +258,7 @@ class TestJax:
 import jax, numpy as np, mrl
 from jax.sharding import NamedSharding, PartitionSpec as P
 assert len(jax.devices()) == 2
+use_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh  # as it is called before 0.8
 rng = np.random.default_rng(0)
 nesting = mrl.Nesting((2, 4))
 z, w, y = rng.normal(size=(8, 4)).astype("float32"), rng.normal(size=(3, 4)).astype("float32"), rng.integers(0, 3, 8)
@@ -268,14 +270,14 @@ for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
         f = lambda z, w, y: mrl.nested_cross_entropy(z, mrl.TiedHead(w), y, nesting, **options).total
         g = jax.value_and_grad(f, argnums=(0, 1))
         plain = g(*map(jax.numpy.asarray, (z, w, y)))
-        with jax.set_mesh(mesh):
+        with use_mesh(mesh):
             for run in (g, jax.jit(g)):
                 for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(run(*shared))):
                     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     assert mrl.nested_logits(*shared[:1], mrl.TiedHead(shared[1]), nesting).shape == (2, 8, 3)
     assert mrl.truncate(shared[0], 2).sharding.is_equivalent_to(rows, 2)
 """
-        environment = {**__import__("os").environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+        environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
         environment["JAX_PLATFORMS"] = "cpu"
         done = subprocess.run(
             [sys.executable, "-c", script], env=environment, cwd=tempfile.gettempdir(), capture_output=True, text=True
