@@ -15,6 +15,7 @@ KERNEL = ROOT / "backends" / "torch" / "triton_residuals.py"
 
 MISTAKES = {
     "suffix sums are not accumulated": ("above + scale *", "scale *"),
+    "the sum of the levels above is left out": ("(turn > 0) | ONTO", "(turn > 0)"),
     "maximum is not subtracted": ("0.0, largest)", "0.0, 0.0)"),
     "running sum is not rescaled": ("total * tl.exp(before - shift)", "total"),
     "running sum is rescaled from zero": ("before = largest", "before = shift"),

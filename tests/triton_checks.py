@@ -5,6 +5,7 @@ Triton decides when it is imported whether to interpret its kernels, which it ca
 
 import importlib.util
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -15,8 +16,12 @@ from mrl.backends.torch import sweep
 
 import mrl
 import mrl.testing
+from mrl import planning
 from mrl.testing.bounds import gamma
-from mrl.testing.problems import SMALLEST, UNIT_ROUNDOFF
+from mrl.testing.cases import CASES
+from mrl.testing.drivers import driver_of
+from mrl.testing.problems import SMALLEST, UNIT_ROUNDOFF, Layout
+from mrl.testing.runners import prove
 
 
 def load(path: str) -> ModuleType:
@@ -38,13 +43,16 @@ def cases(draw):
     labels = rng.integers(0, classes, n)
     smoothing = 0.0 if excluded.any() else draw(st.sampled_from((0.0, 0.1, 1.0)))
     excluded[:, np.arange(n), labels] = False
+    backward = draw(st.booleans())
+    above = torch.tensor(rng.normal(size=(n, classes)), dtype=getattr(torch, dtype))
     return {
         "logits": torch.tensor(np.where(excluded, -np.inf, logits), dtype=getattr(torch, dtype)),
         "labels": torch.tensor(labels),
         "rows": torch.tensor(rng.choice([1.0, 0.3, 0.0, np.nan], n), dtype=getattr(torch, dtype)),
         "weights": tuple(draw(st.lists(st.sampled_from((1.0, 0.5, 2.0, 0.0)), min_size=count, max_size=count))),
         "smoothing": smoothing,
-        "backward": draw(st.booleans()),
+        "backward": backward,
+        "above": above if backward and draw(st.booleans()) else None,
         "block": draw(st.sampled_from((2, 4, 16, None))),
     }
 
@@ -68,6 +76,9 @@ def expected(case):
     scales = (np.reshape(case["weights"], (-1, 1)) * rows)[..., None]
     r, e_r = scales * q, np.abs(scales) * (e_q + 6 * u * np.abs(q))
     suffix, magnitude, e_suffix = (np.cumsum(x[::-1], 0)[::-1] for x in (r, np.abs(r), e_r))
+    if case["above"] is not None:
+        above = case["above"].double().numpy()
+        suffix, magnitude = suffix + above, magnitude + np.abs(above)
     factor = 2 if dtype == "float64" else 1  # the specification is rounded too
     return (
         (rows * loss, factor * (np.abs(rows) * (e_loss + gamma(4, u) * loss) + tiny)),
@@ -79,19 +90,23 @@ def check(residuals_, examples=150):
     """Raise ``AssertionError`` where the kernel leaves its bounds, or touches what is not its own."""
 
     def example(case):
-        logits = case["logits"]
+        logits, above = case["logits"], case["above"]
+        count, n, classes = logits.shape
         # Rows of a larger array, as a chunk's are: what follows them must stay as it is.
-        levels = torch.full((len(logits), logits.shape[1] + 1, logits.shape[2]), 7.0, dtype=logits.dtype)
-        levels[:, :-1] = logits
+        levels = torch.full((count + (above is not None), n + 1, classes), 7.0, dtype=logits.dtype)
+        levels[:count, :-1] = logits
+        if above is not None:
+            levels[count, :-1] = above
         arguments = case["labels"], case["rows"], case["weights"], case["smoothing"], case["backward"]
         losses = residuals_(levels[:, :-1], *arguments, block=case["block"])
         assert losses.dtype == logits.dtype and bool((levels[:, -1] == 7).all())
         (loss, e_loss), (suffix, e_suffix) = expected(case)
         within(losses, loss, e_loss)
         if case["backward"]:
-            within(levels[:, :-1], suffix, e_suffix)
+            within(levels[:count, :-1], suffix, e_suffix)
         else:
             assert torch.equal(levels[:, :-1], logits)
+        assert above is None or torch.equal(levels[count, :-1], above)
 
     draw = given(cases())
     configure = settings(
@@ -156,6 +171,14 @@ def proof(path):
     for row in mrl.testing.check_backend("torch", ops=["nested_cross_entropy"], examples=24):
         assert row.examples >= 12 and row.worst <= 1 and row.killed and not row.survived
     assert len(calls) > 100
+    # More levels than are in memory at once: the sums of those above are handed on.
+    planning.SMALL_BYTES = 0
+    (case,) = (case for case in CASES if case.name == "nested_cross_entropy")
+    nesting = mrl.Nesting.doubling(2, 256, (1.0, 0.5, 2.0, 1.0, 0.25, 1.0, 3.7, 0.5))
+    layout = Layout(nesting, (3,), 256, 3, ignore_index=0, label_smoothing=0.1)
+    row = prove(replace(case, layouts=st.just(layout)), driver_of("torch"), "eager", "float32", examples=12)
+    assert row.worst <= 1 and row.killed
+    assert any(len(levels) > len(weights) for levels, _, _, weights, *_ in calls)
 
 
 def compiles(path):
@@ -169,7 +192,7 @@ def compiles(path):
     for dtype, size in (("fp32", 4), ("fp64", 8)):
         for classes, spread, backward in ((10, 0.0, True), (1000, 1e-4, True), (32_768, 0.0, False)):
             block = module.plan_block(classes, size)
-            constants = {"KEEP": 1 - spread, "SPREAD": spread, "BACKWARD": backward, "BLOCK": block}
+            constants = {"KEEP": 1 - spread, "SPREAD": spread, "BACKWARD": backward, "ONTO": backward, "BLOCK": block}
             kinds = dict.fromkeys(names, "i32") | dict.fromkeys(constants, "constexpr")
             kinds |= dict.fromkeys(("levels", "rows", "scales", "losses"), f"*{dtype}")
             kinds |= {"labels": "*i64", "level_stride": "i64"}
