@@ -41,6 +41,7 @@ SIZES = (
     Size("untied", 256, 1000, 2048, tied=False),
     Size("small", 32, 100, 256),
 )
+ON_A_DEVICE = (Size("tied", 8192, 1000, 2048), Size("tied, 32,768 classes", 8192, 32_768, 2048))
 QUICK = (Size("tied", 64, 100, 256), Size("untied", 64, 100, 256, tied=False), Size("small", 32, 20, 64))
 
 MASKED_LM = Size("masked LM", 4096, 30_522, 768, smallest=12)  # 7 levels

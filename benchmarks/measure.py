@@ -1,4 +1,7 @@
-"""All times of one backend, in one process: ``python measure.py BACKEND [--quick]`` prints JSON."""
+"""All times of one backend, in one process: ``python measure.py BACKEND --repeats N [--quick]`` prints JSON.
+
+With ``--device``, those of a step there, at sizes that fill it, and no cascades.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,26 @@ from importlib.metadata import version
 from typing import Any
 
 import cascades
-from cases import BASE, GROWTH, MODES, QUICK, QUICK_GROWTH, SIZES, Size
+from cases import BASE, GROWTH, MODES, ON_A_DEVICE, QUICK, QUICK_GROWTH, SIZES, Size
 from timing import alternate, summary
 
 
-def measure(backend: str, *, quick: bool, repeats: int) -> dict[str, Any]:
-    found: dict[str, Any] = {"version": version(backend), "table": [], "growth": []}
+def measure(backend: str, *, quick: bool, repeats: int, made: dict[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {"version": version(backend), "table": [], "growth": [], "cascade": []}
     if backend != "numpy":  # which is the specification, and does not train
         module = import_module(f"steps_{backend}")
-        for size in QUICK if quick else SIZES:
+        for size in QUICK if quick else ON_A_DEVICE if "device" in made else SIZES:
             for mode in MODES[backend]:
-                found["table"].append({"mode": mode, "size": size.name, "steps": times(module, size, mode, repeats)})
+                steps = times(module, size, mode, repeats, made)
+                found["table"].append({"mode": mode, "size": size.name, "steps": steps})
         mode = MODES[backend][0]
         for axis, values in (QUICK_GROWTH if quick else GROWTH).items():
             for value in values:
-                steps = times(module, varied(QUICK[0] if quick else BASE, axis, value), mode, repeats)
+                steps = times(module, varied(QUICK[0] if quick else BASE, axis, value), mode, repeats, made)
                 found["growth"].append({"axis": axis, "value": value, "mode": mode, "steps": steps})
-    case = cascades.QUICK_CASCADE if quick else cascades.CASCADE
-    found["cascade"] = [cascade(backend, mode, case, repeats) for mode in cascades.MODES[backend]]
+    if not made:
+        case = cascades.QUICK_CASCADE if quick else cascades.CASCADE
+        found["cascade"] = [cascade(backend, mode, case, repeats) for mode in cascades.MODES[backend]]
     return found
 
 
@@ -37,8 +42,8 @@ def cascade(backend: str, mode: str, case: cascades.Cascade, repeats: int) -> di
     return {"mode": mode, "steps": timed, "speed_up": 1 / timed["cascade"]["ratio"], "floors": floors}
 
 
-def times(module: Any, size: Size, mode: str, repeats: int) -> dict[str, dict[str, float]]:
-    return summary(alternate(module.steps(size, mode), module.wait, repeats=repeats))
+def times(module: Any, size: Size, mode: str, repeats: int, made: dict[str, str]) -> dict[str, dict[str, float]]:
+    return summary(alternate(module.steps(size, mode, **made), module.wait, repeats=repeats))
 
 
 def varied(base: Size, axis: str, value: int) -> Size:
@@ -55,5 +60,8 @@ if __name__ == "__main__":
     parser.add_argument("backend")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--repeats", type=int, required=True)
+    parser.add_argument("--device")
+    parser.add_argument("--dtype")
     arguments = parser.parse_args()
-    print(json.dumps(measure(arguments.backend, quick=arguments.quick, repeats=arguments.repeats)))
+    made = {name: value for name in ("device", "dtype") if (value := getattr(arguments, name))}
+    print(json.dumps(measure(arguments.backend, quick=arguments.quick, repeats=arguments.repeats, made=made)))

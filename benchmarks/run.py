@@ -29,14 +29,23 @@ def main() -> int:
     parser.add_argument("--backend", action="append", choices=BACKENDS, help="repeat for more (default: all installed)")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs")
     parser.add_argument("--repeats", type=int, help="runs of each step (default: 21, or 5 with --quick)")
+    parser.add_argument("--device", help="measure steps there, at sizes that fill it: cuda, in the framework's words")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of embeddings and heads")
     parser.add_argument("--out", type=Path, default=Path("mrl-bench"), help="folder for the numbers and the figure")
     arguments = parser.parse_args()
     repeats = arguments.repeats or (5 if arguments.quick else 21)
     backends = arguments.backend or [name for name in BACKENDS if find_spec(name)]
-    result: dict[str, Any] = {"machine": machine(), "quick": arguments.quick, "backends": {}, "memory": []}
+    result: dict[str, Any] = {
+        "machine": machine(),
+        "quick": arguments.quick,
+        "device": arguments.device,
+        "dtype": arguments.dtype,
+        "backends": {},
+        "memory": [],
+    }
     print(f"{result['machine']}\nratios to one plain full-width head; median of {repeats}, quartiles in brackets")
     for backend in backends:
-        found = measured(backend, arguments.quick, repeats)
+        found = measured(backend, arguments, repeats)
         result["backends"][backend] = found
         for row in found["table"]:
             print(f"\n{backend} {row['mode']}: {row['size']}")
@@ -52,7 +61,7 @@ def main() -> int:
                 f"logits)",
                 flush=True,
             )
-        if backend != "numpy":
+        if backend != "numpy" and not arguments.device:
             result["memory"] += memory(backend, arguments.quick)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "bench.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
@@ -61,15 +70,11 @@ def main() -> int:
     return 0
 
 
-def measured(backend: str, quick: bool, repeats: int) -> dict[str, Any]:
+def measured(backend: str, arguments: argparse.Namespace, repeats: int) -> dict[str, Any]:
     """A process of its own for each framework, whose threads would be in the others' way."""
-    command = [
-        sys.executable,
-        str(HERE / "measure.py"),
-        backend,
-        f"--repeats={repeats}",
-        *(["--quick"] if quick else []),
-    ]
+    command = [sys.executable, str(HERE / "measure.py"), backend, f"--repeats={repeats}"]
+    command += [f"--{name}={getattr(arguments, name)}" for name in ("device", "dtype") if getattr(arguments, name)]
+    command += ["--quick"] if arguments.quick else []
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"measuring {backend}: {done.stderr[-3000:]}")
