@@ -124,6 +124,10 @@ def nested_cross_entropy(problem: Problem) -> Bounded:
     q = p - target
     e_q = p * np.expm1(e_s + e_lse + u * (6 + below)) + 2 * u * (np.abs(q) + target) + SMALLEST[problem.accumulation]
     r, e_r = scale[..., None] * q, np.abs(scale[..., None]) * (e_q + 6 * u * np.abs(q))
+    # Any product of its factors may come out subnormal and be flushed to zero, and the other factors scale that.
+    weight, above = np.reshape(layout.nesting.weights, (-1, *(1,) * used.ndim)), np.abs(problem.upstream)
+    flushed = SMALLEST[problem.accumulation] * (1 + above * (1 + weight))
+    e_r += np.where(scale == 0, 0.0, flushed)[..., None]
     bounded = {
         "total": (np.sum(weights * level, 0), e_total),
         "per_level": (level, e_level),
