@@ -63,7 +63,8 @@ def _walk(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int) -> list[t
     """All levels for the rows of ``z``; the rows still undecided, and their logits, close up after each."""
     wide, tied, last = accumulation_dtype(z, head), isinstance(head, TiedHead), len(policy) - 1
     cuts = policy.cuts64 if wide == tf.float64 else policy.cuts32
-    waiting, store, answers = tf.range(tf.shape(z)[0]), None, []
+    waiting, answers = tf.range(tf.shape(z)[0]), []
+    store: Any = None
     for g, (weight, bias, (start, stop)) in enumerate(_levels(head, policy, wide)):
         x = tf.cast(_columns(z, waiting, start, stop) if g else z[:, start:stop], wide)
         if bias is not None and not (tied and g):
@@ -112,7 +113,8 @@ def _trace(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int, shapes: 
     """One graph for any number of rows; all other lengths are its constants."""
     pairs = zip(tf.nest.flatten((z, head)), shapes, strict=True)
     known = [None if x is None else tf.ensure_shape(x, shape) for x, shape in pairs]
-    return _walk(*tf.nest.pack_sequence_as((z, head), known), policy, chunk)
+    z, head = tf.nest.pack_sequence_as((z, head), known)
+    return _walk(z, head, policy, chunk)
 
 
 def _columns(z: tf.Tensor, rows: tf.Tensor, start: int, stop: int) -> tf.Tensor:
