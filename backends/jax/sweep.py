@@ -127,7 +127,7 @@ def _sweep_untied(
         dweights.append(_outer(residual, z[:, :m]) if needs_weights[g] else None)
         if needs_biases:
             dbiases.append(residual.sum(0) if needs_biases[g] else None)
-    dz = sum(jnp.pad(part, ((0, 0), (0, z.shape[1] - part.shape[1]))) for part in dzs) if needs_z else None
+    dz = sum(_side_by_side([part], z.shape[1]) for part in dzs) if needs_z else None
     return jnp.stack(losses), dz, (*dweights, *dbiases)
 
 
