@@ -5,10 +5,11 @@ from __future__ import annotations
 ENOUGH_ROWS = 256
 """Rows at which the products of a chunk run at full speed; more of them only keep more memory busy."""
 
-HOST_BUDGET_BYTES = (12 << 20, 128 << 20)
-"""Workspace of one chunk on a CPU: what it may always use, and what it may use to reach ``ENOUGH_ROWS``."""
+HOST_BUDGET_BYTES = (12 << 20, 128 << 20, 256 << 20)
+"""Workspace of one chunk on a CPU: what it may always use, what it may use to reach ``ENOUGH_ROWS``, and what it may
+use to be one chunk instead of two, of which the second adds to a gradient of the head that is no longer in a cache."""
 
-ACCELERATOR_BUDGET_BYTES = (256 << 20, 1 << 30)
+ACCELERATOR_BUDGET_BYTES = (256 << 20, 1 << 30, 1 << 30)
 """The same on an accelerator, where a small product leaves most of the device idle."""
 
 LEVELS_TOGETHER = 4
@@ -71,8 +72,8 @@ def plan_chunk_rows(
     """The rows of one chunk of a fused loss, whose workspace is ``(buffers, chunk, classes)``.
 
     Within the first budget a chunk takes all the rows it can; past it, no more than ``ENOUGH_ROWS``, within
-    the second. Chunks are evened out so that the last one is not a sliver. A caller's own ``chunk_rows`` is
-    taken as it is. Any chunk gives the same loss.
+    the second; instead of two such chunks, one, within the third. Chunks are evened out so that the last one
+    is not a sliver. A caller's own ``chunk_rows`` is taken as it is. Any chunk gives the same loss.
 
     Args:
         buffers: how many ``(chunk, classes)`` arrays the backend holds at once: about as many as granularities,
@@ -90,8 +91,10 @@ def plan_chunk_rows(
     """
     if chunk_rows is not None:
         return chunk_rows if rows is None else max(1, min(chunk_rows, rows))
-    always, at_most = HOST_BUDGET_BYTES if on_host else ACCELERATOR_BUDGET_BYTES
+    always, at_most, alone = HOST_BUDGET_BYTES if on_host else ACCELERATOR_BUDGET_BYTES
     row_bytes = buffers * classes * itemsize
+    if rows and rows <= 2 * ENOUGH_ROWS and rows * row_bytes <= alone:
+        return rows
     chunk = max(1, always // row_bytes, min(ENOUGH_ROWS, at_most // row_bytes))
     if rows is None:
         return chunk

@@ -12,7 +12,7 @@ from torch import Tensor
 from mrl.nesting import Nesting
 from mrl.planning import plan_groups, plan_places
 
-TILE_BYTES = 2 << 20  # logits that one pass of element-wise work keeps in a CPU's cache
+TILE_BYTES = 4 << 20  # logits that one pass of element-wise work keeps in a CPU's cache
 NARROW = 16  # a product of fewer columns takes a slow path on a CPU; its transpose, of fewer rows, does not
 
 
@@ -140,28 +140,25 @@ def _residuals_(
     if in_one_kernel and all(_has_memory(x) for x in (levels, labels, rows)):
         return in_one_kernel(levels, labels, rows, weights, plan.label_smoothing, backward)
     smoothing, classes, count = plan.label_smoothing, levels.shape[-1], len(weights)
+    index, scales, losses = labels.unsqueeze(-1), rows.unsqueeze(-1), rows.new_empty(count, len(rows))
     above = levels[count] if len(levels) > count else None
-    levels = levels[:count]
-    index = labels.unsqueeze(-1).expand(count, -1, 1)
-    largest = levels.amax(-1)
-    picked = levels.gather(-1, index).squeeze(-1)
-    if smoothing:
-        picked = (1 - smoothing) * picked + smoothing * levels.mean(-1)
-    p = levels.softmax(-1)
-    # The largest probability is exp(largest - lse), so that no second pass over the logits is needed for lse.
-    losses = (largest - p.amax(-1).log_() - picked) * rows
-    if not backward:
-        return losses
-    p.scatter_add_(-1, index, p.new_full((), smoothing - 1).expand_as(index))
-    if smoothing:
-        p -= smoothing / classes
-    scales = rows.unsqueeze(-1)
     for g in reversed(range(count)):
+        level = levels[g]
+        largest, picked = level.amax(-1), level.gather(-1, index).squeeze(-1)
+        if smoothing:
+            picked = (1 - smoothing) * picked + smoothing * level.mean(-1)
+        p = torch.softmax(level, -1, out=level)
+        # The largest probability is exp(largest - lse), so that no second pass over the logits is needed for lse.
+        torch.mul(largest - p.amax(-1).log_() - picked, rows, out=losses[g])
+        if not backward:
+            continue
+        p.scatter_add_(-1, index, p.new_full((), smoothing - 1).expand_as(index))
+        if smoothing:
+            p -= smoothing / classes
         if above is None:
-            torch.mul(p[g], scales if weights[g] == 1 else weights[g] * scales, out=levels[g])
+            above = p.mul_(scales if weights[g] == 1 else weights[g] * scales)
         else:
-            torch.addcmul(above, p[g], scales, value=weights[g], out=levels[g])
-        above = levels[g]
+            above = torch.addcmul(above, p, scales, value=weights[g], out=p)
     return losses
 
 
