@@ -5,6 +5,9 @@ from __future__ import annotations
 ENOUGH_ROWS = 256
 """Rows at which the products of a chunk run at full speed; more of them only keep more memory busy."""
 
+EVEN_ROWS = 32
+"""Chunks of more rows have a multiple of it: a product with an odd number of rows can take a quarter longer."""
+
 HOST_BUDGET_BYTES = (12 << 20, 128 << 20, 256 << 20)
 """Workspace of one chunk on a CPU: what it may always use, what it may use to reach ``ENOUGH_ROWS``, and what it may
 use to be one chunk instead of two, of which the second adds to a gradient of the head that is no longer in a cache."""
@@ -72,8 +75,9 @@ def plan_chunk_rows(
     """The rows of one chunk of a fused loss, whose workspace is ``(buffers, chunk, classes)``.
 
     Within the first budget a chunk takes all the rows it can; past it, no more than ``ENOUGH_ROWS``, within
-    the second; instead of two such chunks, one, within the third. Chunks are evened out so that the last one
-    is not a sliver. A caller's own ``chunk_rows`` is taken as it is. Any chunk gives the same loss.
+    the second; instead of two such chunks, one, within the third. Chunks are evened out, in steps of
+    ``EVEN_ROWS``, so that the last one is not a sliver. A caller's own ``chunk_rows`` is taken as it is. Any chunk
+    gives the same loss.
 
     Args:
         buffers: how many ``(chunk, classes)`` arrays the backend holds at once: about as many as granularities,
@@ -87,7 +91,7 @@ def plan_chunk_rows(
     Example:
         >>> from mrl.planning import plan_chunk_rows
         >>> plan_chunk_rows(buffers=9, rows=1000, classes=1000, itemsize=4, on_host=True)
-        334
+        256
     """
     if chunk_rows is not None:
         return chunk_rows if rows is None else max(1, min(chunk_rows, rows))
@@ -96,7 +100,9 @@ def plan_chunk_rows(
     if rows and rows <= 2 * ENOUGH_ROWS and rows * row_bytes <= alone:
         return rows
     chunk = max(1, always // row_bytes, min(ENOUGH_ROWS, at_most // row_bytes))
+    even = EVEN_ROWS if chunk >= EVEN_ROWS else 1
+    chunk -= chunk % even
     if rows is None:
         return chunk
     chunks = max(1, -(-rows // chunk))
-    return max(1, -(-rows // chunks))
+    return max(1, min(rows, -(-rows // (chunks * even)) * even))

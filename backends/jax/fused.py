@@ -39,15 +39,16 @@ def fused_cross_entropy(
         leaves = (head.weight,) if head.bias is None else (head.weight, head.bias)
     else:
         leaves = (*head.weights, *(head.biases or ()))
+    on_host = jax.default_backend() == "cpu"
     chunk = plan_chunk_rows(
         len(nesting) if tied else 1,
         labels.size,
         leaves[0].shape[0],
         rows.dtype.itemsize,
-        on_host=jax.default_backend() == "cpu",
+        on_host=on_host,
         chunk_rows=chunk_rows,
     )
-    plan = Plan(nesting, tied, label_smoothing, summed, chunk)
+    plan = Plan(nesting, tied, label_smoothing, summed, chunk, on_host)
     try:
         total, per_level = _fused(plan, z.reshape(-1, z.shape[-1]), leaves, labels.reshape(-1), rows.reshape(-1))
     except TypeError as error:

@@ -11,6 +11,7 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mrl.nesting import Nesting
+from mrl.planning import plan_groups
 
 from .arrays import product
 
@@ -25,6 +26,7 @@ class Plan(NamedTuple):
     label_smoothing: float
     summed: bool  # the loss is a scalar: its gradient is known while the losses are computed
     chunk_rows: int
+    on_host: bool
 
 
 def sweep(
@@ -52,59 +54,89 @@ def _sweep_chunks(
     work = partial(_sweep_tied if plan.tied else _sweep_untied, leaves=leaves, plan=plan, needs=needs)
     count, chunks = len(z), -(-len(z) // plan.chunk_rows)
     if chunks <= 1:
-        losses, dz, parts = work(z, labels, rows)
-        return losses, (dz, *_assemble(parts, leaves))
-    # Rows that fill up have weight zero. Every chunk takes rows from all over the batch, and so from every device
-    # that holds a part of it.
+        losses, dz, sums = work(z, labels, rows, None)
+        return losses, (dz, *sums)
+    # Rows that fill up have weight zero. On a host a chunk takes rows that lie together, which need no copy; elsewhere
+    # rows from all over the batch, and so from every device that holds a part of it.
+    axis, shape = (0, (chunks, plan.chunk_rows)) if plan.on_host else (1, (plan.chunk_rows, chunks))
     padded = [jnp.pad(x, ((0, chunks * plan.chunk_rows - count), *((0, 0),) * (x.ndim - 1))) for x in (z, labels, rows)]
-    stacked = tuple(jnp.moveaxis(x.reshape(plan.chunk_rows, chunks, *x.shape[1:]), 1, 0) for x in padded)
+    stacked = tuple(jnp.moveaxis(x.reshape(*shape, *x.shape[1:]), axis, 0) for x in padded)
 
     def step(sums: Any, chunk: Any) -> tuple[Any, Any]:
-        losses, dz, parts = work(*chunk)
-        return jax.tree.map(jnp.add, sums, parts), (losses, dz)
+        losses, dz, sums = work(*chunk, sums)
+        return sums, (losses, dz)
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(work, *(x[0] for x in stacked))[2])
-    parts, (losses, dz) = jax.lax.scan(step, zeros, stacked)
-    dz = None if dz is None else jnp.moveaxis(dz, 0, 1).reshape(-1, z.shape[1])[:count]
-    return jnp.moveaxis(losses, 0, 2).reshape(len(plan.nesting), -1)[:, :count], (dz, *_assemble(parts, leaves))
-
-
-def _assemble(parts: tuple[Any, ...], leaves: tuple[Array, ...]) -> tuple[Array | None, ...]:
-    """The gradient of each leaf, from the blocks of its columns where it comes in blocks."""
-    return tuple(
-        _side_by_side(x, leaf.shape[1]) if isinstance(x, list) else x for x, leaf in zip(parts, leaves, strict=True)
-    )
-
-
-def _side_by_side(parts: list[Array], width: int) -> Array:
-    """Blocks of columns as one matrix, zero in the columns that no level has."""
-    x = jnp.concatenate(parts, 1)
-    return jnp.pad(x, ((0, 0), (0, width - x.shape[1])))
+    zeros = tuple(jnp.zeros_like(leaf) if needed else None for leaf, needed in zip(leaves, needs[1:], strict=True))
+    sums, (losses, dz) = jax.lax.scan(step, zeros, stacked)
+    dz = None if dz is None else jnp.moveaxis(dz, 0, axis).reshape(-1, z.shape[1])[:count]
+    return jnp.moveaxis(losses, 0, 1 + axis).reshape(len(plan.nesting), -1)[:, :count], (dz, *sums)
 
 
 def _sweep_tied(
-    z: Array, labels: Array, rows: Array, *, leaves: tuple[Array, ...], plan: Plan, needs: tuple[bool, ...]
-) -> tuple[Array, Array | None, tuple[Any, ...]]:
+    z: Array,
+    labels: Array,
+    rows: Array,
+    sums: tuple[Array | None, ...] | None,
+    *,
+    leaves: tuple[Array, ...],
+    plan: Plan,
+    needs: tuple[bool, ...],
+) -> tuple[Array, Array | None, tuple[Array | None, ...]]:
+    """Losses, ``dz``, and the gradients of the leaves: those of the only chunk, or added to ``sums``."""
     weight, bias = leaves if len(leaves) == 2 else (*leaves, 0)
-    blocks = plan.nesting.blocks
-    levels = [bias]
-    for start, stop in blocks:
-        levels.append(levels[-1] + product(z[:, start:stop], weight[:, start:stop].T))
-    losses, residuals = zip(*(_residual(level, labels, rows, plan) for level in levels[1:]), strict=True)
+    dweight, dbias = (*(sums or (None,)), None)[:2]
     needs_z, needs_weight, needs_bias = (*needs, False)[:3]
-    suffixes = list[Array]()
-    for w, residual in zip(reversed(plan.nesting.weights), reversed(residuals), strict=True):
-        suffixes.append(w * residual + (suffixes[-1] if suffixes else 0))
-    suffixes.reverse()
-    dz = dweight = dbias = None
-    if needs_z:
-        parts = [product(s, weight[:, start:stop]) for s, (start, stop) in zip(suffixes, blocks, strict=True)]
-        dz = _side_by_side(parts, z.shape[1])
-    if needs_weight:
-        dweight = [_outer(s, z[:, start:stop]) for s, (start, stop) in zip(suffixes, blocks, strict=True)]
+    blocks, dims = plan.nesting.blocks, plan.nesting.dims
+    # The only chunk is small enough for all its levels, and quickest if the compiler may start what it wants to.
+    groups = plan_groups(dims, len(z) * len(weight) * z.dtype.itemsize) if sums else ((0, len(dims)),)
+    in_order = plan.on_host and sums
+    losses, dzs, dweights = {}, {}, {}
+    latest = suffix = None
+
+    def columns(start: int, stop: int) -> Array:
+        x = z[:, start:stop]
+        return x if latest is None else _after(latest, x)
+
+    for low, high in groups:
+        level, first, residuals = bias, 0, []
+        for g, stop in enumerate(dims[low:high], low):
+            level, first = level + product(columns(first, stop), weight[:, first:stop].T), stop
+            losses[g], residual = _residual(level, labels, rows, plan)
+            residuals.append(residual)
+            latest = level if in_order else None
+        for g in reversed(range(low, high)):
+            start, stop = blocks[g]
+            suffix = plan.nesting.weights[g] * residuals.pop() + (0 if suffix is None else suffix)
+            latest = suffix if in_order else None
+            if needs_z:
+                dzs[g] = product(suffix, weight[:, start:stop])
+            if needs_weight and sums:
+                dweight = _add_block(dweight, _outer(suffix, columns(start, stop)), start)
+            elif needs_weight:
+                dweights[g] = _outer(suffix, columns(start, stop))
+    dz = _side_by_side(dzs, z.shape[1]) if needs_z else None
+    if dweights:
+        dweight = _side_by_side(dweights, weight.shape[1])
     if needs_bias:
-        dbias = suffixes[0].sum(0)
-    return jnp.stack(losses), dz, (dweight, dbias)[: len(leaves)]
+        dbias = suffix.sum(0) if dbias is None else dbias + suffix.sum(0)
+    return jnp.stack([losses[g] for g in range(len(dims))]), dz, (dweight, dbias)[: len(leaves)]
+
+
+def _after(first: Array, x: Array) -> Array:
+    """``x``, once ``first`` is there: what a compiler starts early is in memory for longer."""
+    return x + jnp.where(first[0, 0] > 0, 0.0, -0.0)
+
+
+def _add_block(sums: Array, block: Array, start: int) -> Array:
+    """``sums`` with ``block`` added to its columns from ``start``, which a loop does in place."""
+    before = jax.lax.dynamic_slice_in_dim(sums, start, block.shape[1], 1)
+    return jax.lax.dynamic_update_slice_in_dim(sums, before + block, start, 1)
+
+
+def _side_by_side(parts: dict[int, Array], width: int) -> Array:
+    """The levels' blocks of columns as one matrix, zero in the columns that no level has."""
+    x = jnp.concatenate([parts[g] for g in sorted(parts)], 1)
+    return jnp.pad(x, ((0, 0), (0, width - x.shape[1])))
 
 
 def _outer(s: Array, z: Array) -> Array:
@@ -113,7 +145,14 @@ def _outer(s: Array, z: Array) -> Array:
 
 
 def _sweep_untied(
-    z: Array, labels: Array, rows: Array, *, leaves: tuple[Array, ...], plan: Plan, needs: tuple[bool, ...]
+    z: Array,
+    labels: Array,
+    rows: Array,
+    sums: tuple[Array | None, ...] | None,
+    *,
+    leaves: tuple[Array, ...],
+    plan: Plan,
+    needs: tuple[bool, ...],
 ) -> tuple[Array, Array | None, tuple[Array | None, ...]]:
     count = len(plan.nesting)
     needs_z, needs_weights, needs_biases = needs[0], needs[1 : 1 + count], needs[1 + count :]
@@ -127,8 +166,9 @@ def _sweep_untied(
         dweights.append(_outer(residual, z[:, :m]) if needs_weights[g] else None)
         if needs_biases:
             dbiases.append(residual.sum(0) if needs_biases[g] else None)
-    dz = sum(_side_by_side([part], z.shape[1]) for part in dzs) if needs_z else None
-    return jnp.stack(losses), dz, (*dweights, *dbiases)
+    dz = sum(_side_by_side({0: part}, z.shape[1]) for part in dzs) if needs_z else None
+    gradients = (*dweights, *dbiases)
+    return jnp.stack(losses), dz, jax.tree.map(jnp.add, sums, gradients) if sums else gradients
 
 
 def _residual(logits: Array, labels: Array, rows: Array, plan: Plan) -> tuple[Array, Array]:
