@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mrl.spec
 import mrl.testing
 from mrl import planning
 from mrl.testing.cases import CASES
@@ -79,3 +80,23 @@ def test_any_chunk_gives_the_same_answer(framework_name: str) -> None:
     for chunk_rows in (None, 1000, 599, 256, 7):
         loss = mrl.nested_cross_entropy(z, head, labels, nesting, chunk_rows=chunk_rows)
         np.testing.assert_allclose(np.asarray(loss.per_level), exact.per_level, rtol=2e-6)
+
+
+@pytest.mark.parametrize("on_host", [True, False])
+def test_every_row_keeps_its_place_in_jax(backend_jax: None, on_host: bool) -> None:
+    """Chunks of rows that lie together, as on a host, and of rows from all over the batch, as elsewhere."""
+    from mrl.backends.jax.sweep import Plan, sweep
+
+    rng = np.random.default_rng(0)
+    nesting = mrl.Nesting((2, 3, 5))
+    z, weight, bias = (rng.normal(size=shape).astype(np.float32) for shape in ((10, 5), (4, 5), (4,)))
+    labels, rows = rng.integers(0, 4, 10).astype(np.int32), rng.random(10).astype(np.float32)
+    exact = mrl.spec.nested_cross_entropy(z, mrl.TiedHead(weight, bias), labels, nesting, reduction="none")
+    plan = Plan(nesting, tied=True, label_smoothing=0.0, summed=True, chunk_rows=3, on_host=on_host)
+    arrays = mrl.convert((z, (weight, bias), labels, rows), "jax")
+    losses, (dz, dweight, dbias) = sweep(*arrays, plan, (True, True, True))
+    np.testing.assert_allclose(losses, exact.per_level * rows, rtol=1e-5)
+    whole, wanted = sweep(*arrays, plan._replace(chunk_rows=10), (True, True, True))
+    np.testing.assert_allclose(losses, whole, rtol=1e-6)
+    for found, want in zip((dz, dweight, dbias), wanted, strict=True):
+        np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)
