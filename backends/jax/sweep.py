@@ -54,7 +54,7 @@ def _sweep_chunks(
     work = partial(_sweep_tied if plan.tied else _sweep_untied, leaves=leaves, plan=plan, needs=needs)
     count, chunks = len(z), -(-len(z) // plan.chunk_rows)
     if chunks <= 1:
-        losses, dz, sums = work(z, labels, rows, None)
+        losses, dz, sums = work(z, labels, rows, sums=None)
         return losses, (dz, *sums)
     # Rows that fill up have weight zero. On a host a chunk takes rows that lie together, which need no copy; elsewhere
     # rows from all over the batch, and so from every device that holds a part of it.
@@ -63,7 +63,7 @@ def _sweep_chunks(
     stacked = tuple(jnp.moveaxis(x.reshape(*shape, *x.shape[1:]), axis, 0) for x in padded)
 
     def step(sums: Any, chunk: Any) -> tuple[Any, Any]:
-        losses, dz, sums = work(*chunk, sums)
+        losses, dz, sums = work(*chunk, sums=sums)
         return sums, (losses, dz)
 
     zeros = tuple(jnp.zeros_like(leaf) if needed else None for leaf, needed in zip(leaves, needs[1:], strict=True))
@@ -76,8 +76,8 @@ def _sweep_tied(
     z: Array,
     labels: Array,
     rows: Array,
-    sums: tuple[Array | None, ...] | None,
     *,
+    sums: tuple[Array | None, ...] | None,
     leaves: tuple[Array, ...],
     plan: Plan,
     needs: tuple[bool, ...],
@@ -88,8 +88,9 @@ def _sweep_tied(
     needs_z, needs_weight, needs_bias = (*needs, False)[:3]
     blocks, dims = plan.nesting.blocks, plan.nesting.dims
     # The only chunk is small enough for all its levels, and quickest if the compiler may start what it wants to.
-    groups = plan_groups(dims, len(z) * len(weight) * z.dtype.itemsize) if sums else ((0, len(dims)),)
-    in_order = plan.on_host and sums
+    alone = sums is None
+    groups = ((0, len(dims)),) if alone else plan_groups(dims, len(z) * len(weight) * z.dtype.itemsize)
+    in_order = plan.on_host and not alone
     losses, dzs, dweights = {}, {}, {}
     latest = suffix = None
 
@@ -104,26 +105,31 @@ def _sweep_tied(
             losses[g], residual = _residual(level, labels, rows, plan)
             residuals.append(residual)
             latest = level if in_order else None
+        if not any(needs):
+            continue
         for g in reversed(range(low, high)):
             start, stop = blocks[g]
             suffix = plan.nesting.weights[g] * residuals.pop() + (0 if suffix is None else suffix)
             latest = suffix if in_order else None
             if needs_z:
                 dzs[g] = product(suffix, weight[:, start:stop])
-            if needs_weight and sums:
-                dweight = _add_block(dweight, _outer(suffix, columns(start, stop)), start)
-            elif needs_weight:
+            if needs_weight and alone:
                 dweights[g] = _outer(suffix, columns(start, stop))
+            elif needs_weight:
+                dweight = _add_block(dweight, _outer(suffix, columns(start, stop)), start)
     dz = _side_by_side(dzs, z.shape[1]) if needs_z else None
     if dweights:
         dweight = _side_by_side(dweights, weight.shape[1])
     if needs_bias:
-        dbias = suffix.sum(0) if dbias is None else dbias + suffix.sum(0)
+        dbias = suffix.sum(0) if alone else dbias + suffix.sum(0)
     return jnp.stack([losses[g] for g in range(len(dims))]), dz, (dweight, dbias)[: len(leaves)]
 
 
 def _after(first: Array, x: Array) -> Array:
-    """``x``, once ``first`` is there: what a compiler starts early is in memory for longer."""
+    """``x``, once ``first`` is there: what a compiler starts early is in memory for longer.
+
+    What is added is zero, with a sign that only ``first`` tells: an order that the compiler cannot take away.
+    """
     return x + jnp.where(first[0, 0] > 0, 0.0, -0.0)
 
 
@@ -148,8 +154,8 @@ def _sweep_untied(
     z: Array,
     labels: Array,
     rows: Array,
-    sums: tuple[Array | None, ...] | None,
     *,
+    sums: tuple[Array | None, ...] | None,
     leaves: tuple[Array, ...],
     plan: Plan,
     needs: tuple[bool, ...],
@@ -168,7 +174,7 @@ def _sweep_untied(
             dbiases.append(residual.sum(0) if needs_biases[g] else None)
     dz = sum(_side_by_side({0: part}, z.shape[1]) for part in dzs) if needs_z else None
     gradients = (*dweights, *dbiases)
-    return jnp.stack(losses), dz, jax.tree.map(jnp.add, sums, gradients) if sums else gradients
+    return jnp.stack(losses), dz, jax.tree.map(jnp.add, sums, gradients) if sums is not None else gradients
 
 
 def _residual(logits: Array, labels: Array, rows: Array, plan: Plan) -> tuple[Array, Array]:
