@@ -39,9 +39,7 @@ def steps(size: Size, mode: str, device: str | None = None, dtype: str = "float3
 
     def step(loss: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
         run = jax.jit(jax.grad(loss, argnums=tuple(range(len(arguments)))))
-        bound = lambda: run(*arguments)  # noqa: E731
-        bound.compiled = lambda: run.lower(*arguments).compile()  # type: ignore[attr-defined]
-        return bound
+        return lambda: run(*arguments)
 
     return {
         "plain": step(plain, z, *full(head)),

@@ -1,6 +1,6 @@
 """The element-wise part of ``sweep.py`` as one Triton kernel: softmax, losses and suffix sums of all levels.
 
-Computes what ``sweep._residuals_`` computes, without its intermediate arrays: one program takes a row through its
+Computes what ``sweep._residuals_`` computes in several passes over each level: one program takes a row through its
 levels, from the last to the first. It reads a level twice, the second time out of a cache, and writes it once::
 
     loss_g = rows (lse(x_g) - target . x_g)        S_g = S_{g+1} + w_g rows (softmax(x_g) - target)
