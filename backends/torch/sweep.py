@@ -76,8 +76,14 @@ def _sweep_tied(
         for (_, stop), level in zip(blocks[low:high], levels, strict=False):
             before = torch.addmm(before, z[:, first:stop], weight[:, first:stop].mT, out=level)
             first = stop
-        for part in (slice(i, i + tile) for i in range(0, len(z), tile)):
-            losses[low:high, part] = _residuals_(levels[:, part], labels[part], rows[part], plan, weights, backward)
+        if tile >= len(z):
+            losses[low:high] = _residuals_(levels, labels, rows, plan, weights, backward)
+        else:  # a level at a time: what is done in place has to lie together
+            for part in (slice(i, i + tile) for i in range(0, len(z), tile)):
+                for g in reversed(range(high - low)):
+                    losses[low + g : low + g + 1, part] = _residuals_(
+                        levels[g : g + 2, part], labels[part], rows[part], plan, weights[g : g + 1], backward
+                    )
         for (start, stop), suffix in zip(blocks[low:high], levels, strict=False):
             if dz is not None:
                 _put_product(dz[:, start:stop], suffix, weight[:, start:stop], False)
@@ -140,25 +146,26 @@ def _residuals_(
     if in_one_kernel and all(_has_memory(x) for x in (levels, labels, rows)):
         return in_one_kernel(levels, labels, rows, weights, plan.label_smoothing, backward)
     smoothing, classes, count = plan.label_smoothing, levels.shape[-1], len(weights)
-    index, scales, losses = labels.unsqueeze(-1), rows.unsqueeze(-1), rows.new_empty(count, len(rows))
     above = levels[count] if len(levels) > count else None
-    for g in reversed(range(count)):
-        level = levels[g]
-        largest, picked = level.amax(-1), level.gather(-1, index).squeeze(-1)
-        if smoothing:
-            picked = (1 - smoothing) * picked + smoothing * level.mean(-1)
-        p = torch.softmax(level, -1, out=level)
-        # The largest probability is exp(largest - lse), so that no second pass over the logits is needed for lse.
-        torch.mul(largest - p.amax(-1).log_() - picked, rows, out=losses[g])
-        if not backward:
-            continue
-        p.scatter_add_(-1, index, p.new_full((), smoothing - 1).expand_as(index))
-        if smoothing:
-            p -= smoothing / classes
+    levels = levels[:count]
+    index = labels.unsqueeze(-1).expand(count, -1, 1)
+    largest, picked = levels.amax(-1), levels.gather(-1, index).squeeze(-1)
+    if smoothing:
+        picked = (1 - smoothing) * picked + smoothing * levels.mean(-1)
+    p = torch.softmax(levels, -1, out=levels)
+    # The largest probability is exp(largest - lse), so that no second pass over the logits is needed for lse.
+    losses = (largest - p.amax(-1).log_() - picked) * rows
+    if not backward:
+        return losses
+    p.scatter_add_(-1, index, p.new_full((), smoothing - 1).expand_as(index))
+    if smoothing:
+        p -= smoothing / classes
+    scales = rows.unsqueeze(-1)
+    for level, weight in zip(reversed(p.unbind()), reversed(weights), strict=True):
         if above is None:
-            above = p.mul_(scales if weights[g] == 1 else weights[g] * scales)
+            above = level.mul_(scales if weight == 1 else weight * scales)
         else:
-            above = torch.addcmul(above, p, scales, value=weights[g], out=p)
+            above = torch.addcmul(above, level, scales, value=weight, out=level)
     return losses
 
 
