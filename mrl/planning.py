@@ -21,9 +21,13 @@ LEVELS_TOGETHER = 4
 CHEAP_SHARE = 1 / 16
 """Of the width: columns that may be multiplied twice so that fewer levels are in memory."""
 
-
 SMALL_BYTES = 1 << 20
-"""Logits of all levels that are not worth a second group: memory is nothing, starting operations is all."""
+"""Logits of all levels whose memory is nothing, and the starting of operations all the time they take."""
+
+
+def is_small(levels: int, level_bytes: int) -> bool:
+    """Whether all levels are best worked on together, in as few operations as can be."""
+    return levels * level_bytes <= SMALL_BYTES
 
 
 def plan_groups(dims: tuple[int, ...], level_bytes: int) -> tuple[tuple[int, int], ...]:
@@ -40,7 +44,7 @@ def plan_groups(dims: tuple[int, ...], level_bytes: int) -> tuple[tuple[int, int
         >>> plan_groups((100, 200, 300, 400, 500, 600), level_bytes=1 << 20)
         ((0, 6),)
     """
-    if len(dims) * level_bytes <= SMALL_BYTES:
+    if is_small(len(dims), level_bytes):
         return ((0, len(dims)),)
     groups, stop, most = [], len(dims), LEVELS_TOGETHER
     while stop > 0:

@@ -11,7 +11,7 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mrl.nesting import Nesting
-from mrl.planning import plan_groups
+from mrl.planning import is_small, plan_groups
 
 from .arrays import product
 
@@ -91,7 +91,7 @@ def _sweep_tied(
     alone = sums is None
     groups = ((0, len(dims)),) if alone else plan_groups(dims, len(z) * len(weight) * z.dtype.itemsize)
     in_order = plan.on_host and not alone
-    losses, dzs, dweights = {}, {}, {}
+    losses, dzs, dweights = [None] * len(dims), {}, {}
     latest = suffix = None
 
     def columns(start: int, stop: int) -> Array:
@@ -99,12 +99,11 @@ def _sweep_tied(
         return x if latest is None else _after(latest, x)
 
     for low, high in groups:
-        level, first, residuals = bias, 0, []
-        for g, stop in enumerate(dims[low:high], low):
-            level, first = level + product(columns(first, stop), weight[:, first:stop].T), stop
-            losses[g], residual = _residual(level, labels, rows, plan)
-            residuals.append(residual)
-            latest = level if in_order else None
+        first, levels = 0, [bias]
+        for stop in dims[low:high]:
+            levels.append(levels[-1] + product(columns(first, stop), weight[:, first:stop].T))
+            first, latest = stop, levels[-1] if in_order else None
+        losses[low:high], residuals = _residuals(levels[1:], labels, rows, plan)
         if not any(needs):
             continue
         for g in reversed(range(low, high)):
@@ -122,7 +121,7 @@ def _sweep_tied(
         dweight = _side_by_side(dweights, weight.shape[1])
     if needs_bias:
         dbias = suffix.sum(0) if alone else dbias + suffix.sum(0)
-    return jnp.stack([losses[g] for g in range(len(dims))]), dz, (dweight, dbias)[: len(leaves)]
+    return jnp.stack(losses), dz, (dweight, dbias)[: len(leaves)]
 
 
 def _after(first: Array, x: Array) -> Array:
@@ -177,16 +176,26 @@ def _sweep_untied(
     return jnp.stack(losses), dz, jax.tree.map(jnp.add, sums, gradients) if sums is not None else gradients
 
 
+def _residuals(levels: list[Array], labels: Array, rows: Array, plan: Plan) -> tuple[list[Array], list[Array]]:
+    """The losses of each level, and the gradients of their sums for its logits."""
+    if is_small(len(levels), levels[0].size * levels[0].dtype.itemsize):
+        losses, residuals = _residual(jnp.stack(levels), labels, rows, plan)
+        return list(losses), list(residuals)
+    pairs = [_residual(level, labels, rows, plan) for level in levels]
+    return [loss for loss, _ in pairs], [residual for _, residual in pairs]
+
+
 def _residual(logits: Array, labels: Array, rows: Array, plan: Plan) -> tuple[Array, Array]:
-    """The losses of one level, and the gradients of their sum for its logits."""
+    """The losses of one level, or of many, and the gradients of their sum for its logits."""
     smoothing, classes = plan.label_smoothing, logits.shape[-1]
     largest = logits.max(-1, keepdims=True)
     exponentials = jnp.exp(logits - largest)
     sums = exponentials.sum(-1, keepdims=True)
-    picked = jnp.take_along_axis(logits, labels[:, None], -1)
+    index = jnp.broadcast_to(labels[:, None], (*logits.shape[:-1], 1))
+    picked = jnp.take_along_axis(logits, index, -1)
     if smoothing:
         picked = (1 - smoothing) * picked + smoothing * logits.mean(-1, keepdims=True)
     spread = smoothing / classes * rows[:, None]
     target = jnp.where(labels[:, None] == jnp.arange(classes), (1 - smoothing) * rows[:, None] + spread, spread)
     residual = exponentials * (rows[:, None] / sums) - target
-    return (largest + jnp.log(sums) - picked)[:, 0] * rows, residual
+    return (largest + jnp.log(sums) - picked)[..., 0] * rows, residual
