@@ -6,7 +6,7 @@ ENOUGH_ROWS = 256
 """Rows at which the products of a chunk run at full speed; more of them only keep more memory busy."""
 
 EVEN_ROWS = 32
-"""Chunks of more rows have a multiple of it: a product with an odd number of rows can take a quarter longer."""
+"""Chunks have a multiple of it where that fills up next to nothing: a product of 121 rows is slower than of 128."""
 
 HOST_BUDGET_BYTES = (12 << 20, 128 << 20, 256 << 20)
 """Workspace of one chunk on a CPU: what it may always use, what it may use to reach ``ENOUGH_ROWS``, and what it may
@@ -79,9 +79,9 @@ def plan_chunk_rows(
     """The rows of one chunk of a fused loss, whose workspace is ``(buffers, chunk, classes)``.
 
     Within the first budget a chunk takes all the rows it can; past it, no more than ``ENOUGH_ROWS``, within
-    the second; instead of two such chunks, one, within the third. Chunks are evened out, in steps of
-    ``EVEN_ROWS``, so that the last one is not a sliver. A caller's own ``chunk_rows`` is taken as it is. Any chunk
-    gives the same loss.
+    the second; instead of two such chunks, one, within the third. Chunks are multiples of ``EVEN_ROWS``, or, where
+    that would waste work, evened out so that the last one is not a sliver. A caller's own ``chunk_rows`` is taken
+    as it is. Any chunk gives the same loss.
 
     Args:
         buffers: how many ``(chunk, classes)`` arrays the backend holds at once: about as many as granularities,
@@ -95,7 +95,7 @@ def plan_chunk_rows(
     Example:
         >>> from mrl.planning import plan_chunk_rows
         >>> plan_chunk_rows(buffers=9, rows=1000, classes=1000, itemsize=4, on_host=True)
-        256
+        334
     """
     if chunk_rows is not None:
         return chunk_rows if rows is None else max(1, min(chunk_rows, rows))
@@ -104,9 +104,10 @@ def plan_chunk_rows(
     if rows and rows <= 2 * ENOUGH_ROWS and rows * row_bytes <= alone:
         return rows
     chunk = max(1, always // row_bytes, min(ENOUGH_ROWS, at_most // row_bytes))
-    even = EVEN_ROWS if chunk >= EVEN_ROWS else 1
-    chunk -= chunk % even
+    evens = range(chunk - chunk % EVEN_ROWS, 3 * chunk // 4, -EVEN_ROWS)
     if rows is None:
-        return chunk
-    chunks = max(1, -(-rows // chunk))
-    return max(1, min(rows, -(-rows // (chunks * even)) * even))
+        return evens[0] if evens else chunk
+    if rows <= chunk:
+        return max(1, rows)
+    chunks = -(-rows // chunk)
+    return next((even for even in evens if -rows % even <= rows // EVEN_ROWS), -(-rows // chunks))

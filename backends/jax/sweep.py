@@ -56,7 +56,7 @@ def _sweep_chunks(
     if chunks <= 1:
         losses, dz, sums = work(z, labels, rows, sums=None)
         return losses, (dz, *sums)
-    # Rows that fill up have weight zero. On a host a chunk takes rows that lie together, which need no copy; elsewhere
+    # Rows that fill up have weight zero. On a host a chunk takes rows that lie together, as reshaped; elsewhere
     # rows from all over the batch, and so from every device that holds a part of it.
     axis, shape = (0, (chunks, plan.chunk_rows)) if plan.on_host else (1, (plan.chunk_rows, chunks))
     padded = [jnp.pad(x, ((0, chunks * plan.chunk_rows - count), *((0, 0),) * (x.ndim - 1))) for x in (z, labels, rows)]
@@ -87,7 +87,7 @@ def _sweep_tied(
     dweight, dbias = (*(sums or (None,)), None)[:2]
     needs_z, needs_weight, needs_bias = (*needs, False)[:3]
     blocks, dims = plan.nesting.blocks, plan.nesting.dims
-    # The only chunk is small enough for all its levels, and quickest if the compiler may start what it wants to.
+    # A chunk planned to be the only one is small enough for all its levels, and quickest in the compiler's own order.
     alone = sums is None
     groups = ((0, len(dims)),) if alone else plan_groups(dims, len(z) * len(weight) * z.dtype.itemsize)
     in_order = plan.on_host and not alone

@@ -42,10 +42,11 @@ def sweep(
             x[:, width:] = 0
     losses = z.new_empty(len(plan.nesting), len(z))
     work = _sweep_tied if plan.tied else _sweep_untied
-    for start in range(0, len(z), plan.chunk_rows):
-        chunk = slice(start, start + plan.chunk_rows)
-        dz = None if gradients[0] is None else gradients[0][chunk]
-        work(z[chunk], leaves, labels[chunk], rows[chunk], plan, losses[:, chunk], dz, gradients[1:], start > 0)
+    with torch.autocast(z.device.type, enabled=False):
+        for start in range(0, len(z), plan.chunk_rows):
+            chunk = slice(start, start + plan.chunk_rows)
+            dz = None if gradients[0] is None else gradients[0][chunk]
+            work(z[chunk], leaves, labels[chunk], rows[chunk], plan, losses[:, chunk], dz, gradients[1:], start > 0)
     return losses, gradients
 
 
@@ -152,7 +153,7 @@ def _residuals_(
     largest, picked = levels.amax(-1), levels.gather(-1, index).squeeze(-1)
     if smoothing:
         picked = (1 - smoothing) * picked + smoothing * levels.mean(-1)
-    p = torch.softmax(levels, -1, out=levels)
+    p = torch.softmax(levels, -1, out=levels)  # a row is read for its maximum and sum before any of it is written
     # The largest probability is exp(largest - lse), so that no second pass over the logits is needed for lse.
     losses = (largest - p.amax(-1).log_() - picked) * rows
     if not backward:
