@@ -37,7 +37,7 @@ def test_many_levels(framework_name: str, dtype: str, monkeypatch: pytest.Monkey
         assert row.worst <= 1 and row.killed
 
 
-@pytest.mark.parametrize("tile_bytes", [1, 4000])
+@pytest.mark.parametrize("tile_bytes", [1, 150])
 def test_tiles_of_a_chunk_in_torch(backend_torch: None, tile_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Element-wise work on a few rows of one level at a time, as where a chunk does not fit a cache."""
     from mrl.backends.torch import sweep
