@@ -2,10 +2,14 @@
 
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+with suppress(ImportError):  # it comes with PyTorch for CUDA; imported after TensorFlow, it ends the process
+    import triton  # noqa: F401
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ..dispatch import known_backends
 from ..porting import available_backends
@@ -29,6 +30,8 @@ def verify(
         ValueError: an unknown backend or dtype, or nothing to prove.
         ImportError: a backend that was asked for is not installed.
     """
+    with suppress(ImportError):  # it comes with PyTorch for CUDA; imported after TensorFlow, it ends the process
+        import triton  # noqa: F401
     for name in backends or ():
         if name not in known_backends():
             raise ValueError(f"--backend: expected one of {known_backends()}, got {name!r}; choose from these")
