@@ -30,8 +30,6 @@ def verify(
         ValueError: an unknown backend or dtype, or nothing to prove.
         ImportError: a backend that was asked for is not installed.
     """
-    with suppress(ImportError):  # it comes with PyTorch for CUDA; imported after TensorFlow, it ends the process
-        import triton  # noqa: F401
     for name in backends or ():
         if name not in known_backends():
             raise ValueError(f"--backend: expected one of {known_backends()}, got {name!r}; choose from these")
@@ -76,3 +74,5 @@ def _prepare() -> None:
         import warnings
 
         warnings.simplefilter("ignore")
+    with suppress(ImportError):  # it comes with PyTorch for CUDA; imported after TensorFlow, it ends the process
+        import triton  # noqa: F401
