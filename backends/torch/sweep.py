@@ -42,11 +42,10 @@ def sweep(
             x[:, width:] = 0
     losses = z.new_empty(len(plan.nesting), len(z))
     work = _sweep_tied if plan.tied else _sweep_untied
-    with torch.autocast(z.device.type, enabled=False):
-        for start in range(0, len(z), plan.chunk_rows):
-            chunk = slice(start, start + plan.chunk_rows)
-            dz = None if gradients[0] is None else gradients[0][chunk]
-            work(z[chunk], leaves, labels[chunk], rows[chunk], plan, losses[:, chunk], dz, gradients[1:], start > 0)
+    for start in range(0, len(z), plan.chunk_rows):
+        chunk = slice(start, start + plan.chunk_rows)
+        dz = None if gradients[0] is None else gradients[0][chunk]
+        work(z[chunk], leaves, labels[chunk], rows[chunk], plan, losses[:, chunk], dz, gradients[1:], start > 0)
     return losses, gradients
 
 
@@ -128,8 +127,9 @@ def _put(out: Tensor, x: Tensor, add: bool) -> None:
 
 
 def _put_product(out: Tensor, a: Tensor, b: Tensor, add: bool) -> None:
+    # Autocast leaves alone what is told where to write.
     if out.shape[1] < NARROW:
-        _put(out, torch.mm(b.mT, a.mT).mT, add)
+        _put(out, torch.mm(b.mT, a.mT, out=out.new_empty(out.shape[::-1])).mT, add)
     elif add:
         out.addmm_(a, b)
     else:
