@@ -91,7 +91,7 @@ def _sweep_tied(
     alone = sums is None
     groups = ((0, len(dims)),) if alone else plan_groups(dims, len(z) * len(weight) * z.dtype.itemsize)
     in_order = plan.on_host and not alone
-    losses, dzs, dweights = [None] * len(dims), {}, {}
+    losses, dzs, dweights = [None] * len(dims), [], []
     latest = suffix = None
 
     def columns(start: int, stop: int) -> Array:
@@ -111,14 +111,15 @@ def _sweep_tied(
             suffix = plan.nesting.weights[g] * residuals.pop() + (0 if suffix is None else suffix)
             latest = suffix if in_order else None
             if needs_z:
-                dzs[g] = product(suffix, weight[:, start:stop])
+                dzs.append(product(suffix, weight[:, start:stop]))
             if needs_weight and alone:
-                dweights[g] = _outer(suffix, columns(start, stop))
+                dweights.append(_outer(suffix, columns(start, stop)))
             elif needs_weight:
                 dweight = _add_block(dweight, _outer(suffix, columns(start, stop)), start)
-    dz = _side_by_side(dzs, z.shape[1]) if needs_z else None
+    # The last level came first.
+    dz = _side_by_side(dzs[::-1], z.shape[1]) if needs_z else None
     if dweights:
-        dweight = _side_by_side(dweights, weight.shape[1])
+        dweight = _side_by_side(dweights[::-1], weight.shape[1])
     if needs_bias:
         dbias = suffix.sum(0) if alone else dbias + suffix.sum(0)
     return jnp.stack(losses), dz, (dweight, dbias)[: len(leaves)]
@@ -138,9 +139,9 @@ def _add_block(sums: Array, block: Array, start: int) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(sums, before + block, start, 1)
 
 
-def _side_by_side(parts: dict[int, Array], width: int) -> Array:
-    """The levels' blocks of columns as one matrix, zero in the columns that no level has."""
-    x = jnp.concatenate([parts[g] for g in sorted(parts)], 1)
+def _side_by_side(parts: list[Array], width: int) -> Array:
+    """Blocks of columns as one matrix, zero in the columns that no level has."""
+    x = jnp.concatenate(parts, 1)
     return jnp.pad(x, ((0, 0), (0, width - x.shape[1])))
 
 
@@ -171,7 +172,7 @@ def _sweep_untied(
         dweights.append(_outer(residual, z[:, :m]) if needs_weights[g] else None)
         if needs_biases:
             dbiases.append(residual.sum(0) if needs_biases[g] else None)
-    dz = sum(_side_by_side({0: part}, z.shape[1]) for part in dzs) if needs_z else None
+    dz = sum(_side_by_side([part], z.shape[1]) for part in dzs) if needs_z else None
     gradients = (*dweights, *dbiases)
     return jnp.stack(losses), dz, jax.tree.map(jnp.add, sums, gradients) if sums is not None else gradients
 
