@@ -57,12 +57,14 @@ def _sweep_chunks(
     labels, rows = tf.reshape(labels, [chunks, size]), tf.reshape(rows, [chunks, size])
     all_losses = tf.TensorArray(rows.dtype, chunks, infer_shape=False)
     dzs = tf.TensorArray(rows.dtype, chunks if needs[0] else 0, infer_shape=False)
+    # A zero that is not folded: constants as large as the table would stay in memory for as long as the function.
+    zero = tf.raw_ops.PlaceholderWithDefault(input=tf.zeros([], rows.dtype), shape=[])
     zeros = list[Any]()
     for leaf, needed in zip(leaves, needs[1:], strict=True):
         if needed and plan.tied and not zeros:  # the weight, whose blocks are summed by themselves
-            zeros.append([tf.zeros([leaf.shape[0], stop - start], leaf.dtype) for start, stop in plan.nesting.blocks])
+            zeros.append([tf.fill([leaf.shape[0], stop - start], zero) for start, stop in plan.nesting.blocks])
         else:
-            zeros.append(tf.zeros_like(leaf) if needed else None)
+            zeros.append(tf.fill(leaf.shape, zero) if needed else None)
 
     def step(i: tf.Tensor, all_losses: tf.TensorArray, dzs: tf.TensorArray, *sums: tf.Tensor) -> Any:
         losses, dz, parts = work(z[i], labels[i], rows[i])
