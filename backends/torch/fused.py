@@ -166,7 +166,13 @@ def _too_much(asked: str) -> RuntimeError:
 
 
 # The kernels write their products into slices, which torch.compile does not trace: to it they are one operator.
-@torch.library.custom_op("mrl::nested_cross_entropy", mutates_args=())
+@torch.library.custom_op(
+    "mrl::nested_cross_entropy",
+    mutates_args=(),
+    # Written out because PyTorch 2.6 does not read ``list[Tensor]``.
+    schema="(Tensor z, Tensor labels, Tensor rows, Tensor[] leaves, SymInt[] dims, float[] weights, bool tied, "
+    "float label_smoothing, bool summed, SymInt chunk_rows, bool[] needs) -> Tensor[]",
+)
 def _operator(
     z: Tensor,
     labels: Tensor,
