@@ -76,7 +76,7 @@ def _nested_cross_entropy(fused: bool) -> Case:
 
 
 def _ends(x: Any) -> Any:
-    if not hasattr(x, "__mul__"):  # a plug-in's array may have no arithmetic: the loss is the caller's matter
+    if not hasattr(type(x), "__mul__"):  # a plug-in's array may have no arithmetic: the loss is the caller's matter
         x = backend_of({"x": x}).to_numpy(x, blocking=True)
     return x[..., 0] * x[..., -1]
 

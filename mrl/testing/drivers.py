@@ -132,7 +132,7 @@ class TorchDriver:
                 self._compiled[key, dtype] = compiled
             function = self._compiled[key, dtype]
         # Layouts and dtypes share one code object, for which torch.compile keeps few graphs unless told otherwise.
-        with torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=4096):
+        with torch._dynamo.config.patch(cache_size_limit=1024, accumulated_cache_size_limit=4096):
             outputs = function(inputs, labels)
         head, gradients = outputs[0], None
         if upstream is not None:
