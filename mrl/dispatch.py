@@ -73,7 +73,7 @@ def lacks(name: str, kernel: str) -> bool:
 
 def _remember(name: str, array: Any) -> str:
     backend = _find(type(array))
-    if backend is None:
+    if backend is None or not (hasattr(array, "shape") and hasattr(array, "dtype")):
         raise TypeError(
             f"{name}: expected an array of one of {known_backends()}, got {_type_name(array)}; "
             "convert it, for example with numpy.asarray"

@@ -55,9 +55,9 @@ def available_backends() -> tuple[BackendInfo, ...]:
 def convert(tree: Any, backend: str, *, device: Any = None) -> Any:
     """Every array of a tree, as an array of another framework with the same values and dtype.
 
-    Heads, tuples, named tuples, lists and mappings keep their structure; ``None``, numbers and strings pass
-    through. Memory is shared where both frameworks can (DLPack), so treat the original as handed over:
-    writing to one may change the other. Gradients are not carried.
+    Heads, tuples, named tuples and lists keep their structure, mappings become dicts; ``None``, numbers of Python
+    and strings pass through, numbers of NumPy are arrays without axes. Memory is shared where both frameworks can
+    (DLPack), so treat the original as handed over: writing to one may change the other. Gradients are not carried.
 
     Args:
         tree: arrays, possibly of several frameworks, in any nesting of containers.
@@ -78,7 +78,8 @@ def convert(tree: Any, backend: str, *, device: Any = None) -> Any:
     target = backend_named(backend)
 
     def move(leaf: Any, path: str) -> Any:
-        if leaf is None or isinstance(leaf, (bool, int, float, complex, str, bytes)):
+        plain = leaf is None or isinstance(leaf, (bool, int, float, complex, str, bytes))
+        if plain and not isinstance(leaf, np.number):  # NumPy's float64 is a float of Python's, its float32 is none
             return leaf
         if isinstance(leaf, tuple) and hasattr(leaf, "_fields"):
             return type(leaf)(*(move(v, f"{path}.{k}") for k, v in zip(leaf._fields, leaf, strict=True)))
@@ -143,6 +144,8 @@ def init_head(
     def linear(width: int) -> tuple[Any, Any]:
         bound = 1 / math.sqrt(width)
         weight, bias = rng.uniform(-bound, bound, (classes, width)), rng.uniform(-bound, bound, classes)
+        if dtype != "float64":  # rounded to half precision from here, as some frameworks do by themselves
+            weight, bias = weight.astype(np.float32), bias.astype(np.float32)
         return (
             target.from_numpy(weight, dtype=dtype, device=device),
             target.from_numpy(bias, dtype=dtype, device=device),

@@ -22,6 +22,14 @@ def test_torch_and_its_subclasses(backend_torch: None) -> None:
         assert backend_of({"x": array}) is backend_named("torch")
 
 
+def test_what_is_of_a_framework_and_no_array_is_refused(backend_torch: None) -> None:
+    import torch
+
+    for value in (torch.nn.Linear(2, 2), torch.float32, torch.Generator()):
+        with pytest.raises(TypeError, match=r"weights: expected an array of one of .* got torch\."):
+            backend_of({"weights": value})
+
+
 def test_jax_arrays_and_tracers(backend_jax: None) -> None:
     import jax
     import jax.numpy as jnp
@@ -45,6 +53,8 @@ def test_what_is_no_array_is_refused_by_name() -> None:
     for value in (3, [1.0], "text", None, object()):
         with pytest.raises(TypeError, match=r"weights: expected an array of one of .* got .*; convert it"):
             backend_of({"weights": value})
+    with pytest.raises(TypeError, match=r"weights: expected an array of one of .* got numpy\."):
+        backend_of({"weights": np.random.default_rng()})
     with pytest.raises(TypeError, match="expected at least one array"):
         backend_of({})
 

@@ -131,6 +131,21 @@ def test_labels_of_any_integer_dtype(make, dtype: str) -> None:
         assert float(loss.total) == pytest.approx(2 * math.log(3), rel=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+def test_more_classes_than_the_labels_could_name(make, dtype: str) -> None:
+    head, labels = mrl.TiedHead(zeros(make, 40_000, 4)), make([2, 127], dtype)
+    for fused in (True, False):
+        loss = mrl.nested_cross_entropy(zeros(make, 2, 4), head, labels, NESTING, fused=fused)
+        assert float(loss.total) == pytest.approx(2 * math.log(40_000), rel=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0, np.int64(0), np.float32(0)])
+def test_smoothing_of_any_number(make, smoothing) -> None:
+    head, labels = mrl.TiedHead(zeros(make, 3, 4)), make([2, 0], "int32")
+    loss = mrl.nested_cross_entropy(zeros(make, 2, 4), head, labels, NESTING, label_smoothing=smoothing)
+    assert float(loss.total) == pytest.approx(2 * math.log(3), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("weights", "biases", "error", "message"),
     [

@@ -66,10 +66,17 @@ def test_awkward_arrays(backend_name: str) -> None:
     """Not contiguous, reversed, read-only, of no axis, of no entry."""
     frozen = np.arange(6.0).reshape(2, 3)
     frozen.setflags(write=False)
-    for array in (np.arange(12.0).reshape(3, 4).T, np.arange(4.0)[::-1], frozen, np.float64(3.0), np.zeros((0, 2))):
+    for array in (np.arange(12.0).reshape(3, 4).T, np.arange(4.0)[::-1], frozen, np.zeros((0, 2))):
         back = mrl.convert(mrl.convert(array, backend_name), "numpy")
         np.testing.assert_array_equal(back, array)
         assert np.shape(back) == np.shape(array)
+
+
+@pytest.mark.parametrize("scalar", [np.float32(0.5), np.float64(0.5), np.int64(3), np.bool_(True)])
+def test_scalars_of_numpy_are_arrays(backend_name: str, scalar: np.generic) -> None:
+    array = mrl.convert({"temperature": scalar}, backend_name)["temperature"]
+    assert type(array) is type(scalar) if backend_name == "numpy" else array.shape == ()
+    assert mrl.convert(array, "numpy") == scalar
 
 
 def test_memory_is_shared_with_torch(backend_torch: None) -> None:
@@ -118,6 +125,15 @@ def test_a_fresh_head_is_spread_like_a_linear_layer() -> None:
         bound = m**-0.5
         assert np.abs(weight).max() <= bound
         assert np.isclose(weight.std(), bound / np.sqrt(3), rtol=0.02)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_init_head_gives_the_same_numbers_everywhere(backend_name: str, dtype: str) -> None:
+    """Among so many, some would be rounded another way if they went to half precision in one step."""
+    arguments = {"tied": True, "seed": 0, "dtype": dtype}
+    head = mrl.convert(mrl.init_head(mrl.Nesting((2048,)), 1000, backend=backend_name, **arguments), "numpy")
+    drawn = mrl.init_head(mrl.Nesting((2048,)), 1000, backend="numpy", tied=True, seed=0)
+    np.testing.assert_array_equal(head.weight, drawn.weight.astype(head.weight.dtype))
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ def devices() -> tuple[str, ...]:
 
 def accumulation_dtype(z: Array, head: Head) -> np.dtype:
     """float32, or float64 where ``z`` or the head has it."""
-    arrays = (z, head.weight) if isinstance(head, TiedHead) else (z, *head.weights)
-    return np.dtype(jnp.float64 if any(x.dtype == jnp.float64 for x in arrays) else jnp.float32)
+    leaves = head if isinstance(head, TiedHead) else (*head.weights, *(head.biases or ()))
+    return np.dtype(jnp.float64 if any(x is not None and x.dtype == jnp.float64 for x in (z, *leaves)) else jnp.float32)
 
 
 def widen(z: Array, head: Head) -> tuple[Array, Head]:
@@ -59,3 +59,24 @@ def widen(z: Array, head: Head) -> tuple[Array, Head]:
 def product(a: Array, b: Array) -> Array:
     """``a @ b`` in full precision: left alone, an accelerator rounds float32 factors to tf32 or bfloat16."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def vary_together(tree: Any) -> Any:
+    """The arrays of ``tree``, under ``jax.shard_map`` as if each differed along every axis that one of them does.
+
+    A rule of its own for the gradient must give it the type of its argument; the sum over devices that share an
+    argument comes with this.
+    """
+    axes = frozenset[Any]().union(*map(_varies_along, jax.tree.leaves(tree)))
+    return jax.tree.map(lambda x: _vary(x, tuple(axes - _varies_along(x))), tree) if axes else tree
+
+
+def _varies_along(x: Array) -> frozenset[Any]:
+    kind = jax.typeof(x)
+    return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma  # its name until JAX 0.10
+
+
+def _vary(x: Array, axes: tuple[Any, ...]) -> Array:
+    if not axes:
+        return x
+    return jax.lax.pcast(x, axes, to="varying") if hasattr(jax.lax, "pcast") else jax.lax.pvary(x, axes)

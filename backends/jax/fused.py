@@ -20,6 +20,7 @@ from mrl.heads import Head, TiedHead
 from mrl.nesting import Nesting
 from mrl.planning import plan_chunk_rows
 
+from .arrays import vary_together
 from .sweep import Plan, sweep
 
 
@@ -41,7 +42,7 @@ def fused_cross_entropy(
         leaves = (*head.weights, *(head.biases or ()))
     on_host = jax.default_backend() == "cpu"
     chunk = plan_chunk_rows(
-        len(nesting) if tied else 1,
+        len(nesting),
         labels.size,
         leaves[0].shape[0],
         rows.dtype.itemsize,
@@ -49,6 +50,7 @@ def fused_cross_entropy(
         chunk_rows=chunk_rows,
     )
     plan = Plan(nesting, tied, label_smoothing, summed, chunk, on_host)
+    z, leaves, labels, rows = vary_together((z, leaves, labels, rows))
     try:
         total, per_level = _fused(plan, z.reshape(-1, z.shape[-1]), leaves, labels.reshape(-1), rows.reshape(-1))
     except TypeError as error:

@@ -61,6 +61,8 @@ def nested_cross_entropy(
 ) -> NestedLoss:
     classes = (head.weight if isinstance(head, TiedHead) else head.weights[0]).shape[0]
     used = jnp.ones(labels.shape, bool) if ignore_index is None else labels != ignore_index
+    if labels.dtype.itemsize < 4:  # the number of classes may be more than the dtype can tell
+        labels = labels.astype(jnp.int32)
     outside = used & ((labels < 0) | (labels >= classes))
     if ignore_index is not None:
         # An ignored row takes no part even when it holds NaN, which would survive a product with zero.
@@ -69,7 +71,7 @@ def nested_cross_entropy(
     # A label out of range that nobody could see makes its loss and its gradient NaN, never a wrong number.
     rows = jnp.where(outside, jnp.nan, used.astype(accumulation_dtype(z, head)))
     if reduction == "mean":
-        rows = rows / jnp.maximum(used.sum(), 1)
+        rows = rows / jnp.maximum(used.sum(), 1).astype(rows.dtype)
     if fused:
         total, per_level = fused_cross_entropy(
             z, head, labels, rows, nesting, label_smoothing, reduction != "none", chunk_rows

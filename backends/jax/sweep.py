@@ -199,4 +199,5 @@ def _residual(logits: Array, labels: Array, rows: Array, plan: Plan) -> tuple[Ar
     spread = smoothing / classes * rows[:, None]
     target = jnp.where(labels[:, None] == jnp.arange(classes), (1 - smoothing) * rows[:, None] + spread, spread)
     residual = exponentials * (rows[:, None] / sums) - target
-    return (largest + jnp.log(sums) - picked)[..., 0] * rows, residual
+    # The logarithm comes last: beside a large logit it would be rounded.
+    return (largest - picked + jnp.log(sums))[..., 0] * rows, residual

@@ -16,7 +16,7 @@ def from_numpy(array: Any, *, dtype: str | None, device: Any) -> np.ndarray:
 
 
 def to_numpy(array: np.ndarray, *, blocking: bool) -> np.ndarray:
-    return array
+    return np.asarray(array)  # of a scalar too
 
 
 def devices() -> tuple[str, ...]:
@@ -25,8 +25,8 @@ def devices() -> tuple[str, ...]:
 
 def accumulation_dtype(z: np.ndarray, head: Head) -> np.dtype:
     """float32, or float64 where ``z`` or the head has it."""
-    arrays = (z, head.weight) if isinstance(head, TiedHead) else (z, *head.weights)
-    return np.dtype(np.float64 if any(a.dtype == np.float64 for a in arrays) else np.float32)
+    leaves = head if isinstance(head, TiedHead) else (*head.weights, *(head.biases or ()))
+    return np.dtype(np.float64 if any(a is not None and a.dtype == np.float64 for a in (z, *leaves)) else np.float32)
 
 
 def _dtype(name: str) -> np.dtype:

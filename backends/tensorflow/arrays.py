@@ -41,8 +41,8 @@ def in_xla() -> bool:
 
 def accumulation_dtype(z: Any, head: Head) -> tf.DType:
     """float32, or float64 where ``z`` or the head has it."""
-    arrays = (z, head.weight) if isinstance(head, TiedHead) else (z, *head.weights)
-    return tf.float64 if any(x.dtype == tf.float64 for x in arrays) else tf.float32
+    leaves = head if isinstance(head, TiedHead) else (*head.weights, *(head.biases or ()))
+    return tf.float64 if any(x is not None and x.dtype == tf.float64 for x in (z, *leaves)) else tf.float32
 
 
 def widen(z: Any, head: Head) -> tuple[tf.Tensor, Head]:

@@ -46,7 +46,7 @@ def fused_cross_entropy(
         label_smoothing,
         summed,
         plan_chunk_rows(
-            3 * len(nesting) // 2 if tied else 1,  # some levels are there twice, as logits and as gradients
+            3 * len(nesting) // 2,  # some levels are there twice, as logits and as gradients
             labels.shape.num_elements(),
             leaves[0].shape[0],
             rows.dtype.size,
@@ -54,8 +54,8 @@ def fused_cross_entropy(
             chunk_rows=chunk_rows,
         ),
     )
-    # What a tape watches now needs a gradient. Where a tape lies outside of the traced function it cannot be
-    # seen, and the gradient is computed when it is asked for.
+    # What a tape watches now needs a gradient. A tape outside of the traced function cannot be seen: what it alone
+    # watches has its gradient computed when it is asked for.
     needs = tuple(summed and record.should_record_backprop([x]) for x in (z, *leaves))
     labels, rows = tf.reshape(labels, [-1]), tf.reshape(rows, [-1])
 
@@ -67,11 +67,11 @@ def fused_cross_entropy(
         total = tf.add_n([weight * level for weight, level in levels])
 
         def backward(upstream: tf.Tensor, _: tf.Tensor) -> Any:
-            found = gradients
-            if any(needs):
-                found = [None if g is None else g * upstream for g in found]
-            else:
-                _, found = sweep(z, leaves, labels, rows * upstream, plan, (True,) * (1 + len(leaves)))
+            found = [None if g is None else g * upstream for g in gradients]
+            if not (any(needs) and tf.executing_eagerly()):  # of a graph, what nobody asks for is never run
+                missing = tuple(not needed for needed in needs)
+                _, rest = sweep(z, leaves, labels, rows * upstream, plan, missing)
+                found = [g if needed else x for g, x, needed in zip(found, rest, needs, strict=True)]
             found = [None if g is None else tf.cast(g, x.dtype) for g, x in zip(found, (z, *leaves), strict=True)]
             return [None if g is None else _differentiable_once(g, upstream, z, *leaves) for g in found]
 

@@ -159,10 +159,11 @@ def _residual(logits: tf.Tensor, labels: tf.Tensor, rows: tf.Tensor, plan: Plan)
     """The losses of one level, and the gradients of their sum for its logits."""
     smoothing, classes = plan.label_smoothing, logits.shape[-1]
     p = tf.nn.softmax(logits)
-    # The largest probability is exp(largest - lse), so that no second pass over the logits is needed for lse.
-    lse = tf.reduce_max(logits, -1) - tf.math.log(tf.reduce_max(p, -1))
     picked = tf.gather(logits, labels, batch_dims=1)
     if smoothing:
         picked = (1 - smoothing) * picked + smoothing * tf.reduce_mean(logits, -1)
     target = tf.one_hot(labels, classes, 1 - smoothing + smoothing / classes, smoothing / classes, dtype=p.dtype)
-    return (lse - picked) * rows, (p - target) * rows[:, None]
+    # The largest probability is exp(largest - lse), so that no second pass over the logits is needed for lse; its
+    # logarithm comes last, because beside a large logit it would be rounded.
+    losses = tf.reduce_max(logits, -1) - picked - tf.math.log(tf.reduce_max(p, -1))
+    return losses * rows, (p - target) * rows[:, None]

@@ -27,7 +27,7 @@ def from_numpy(array: Any, *, dtype: str | None, device: Any) -> Tensor:
 
 
 def to_numpy(array: Tensor, *, blocking: bool) -> np.ndarray | None:
-    traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(array)
+    traced = torch.compiler.is_compiling() or not has_memory(array)
     if traced or (array.device.type != "cpu" and not blocking):
         if not blocking:
             return None
@@ -46,6 +46,13 @@ def to_numpy(array: Tensor, *, blocking: bool) -> np.ndarray | None:
     return host.view(ml_dtypes.bfloat16)
 
 
+def has_memory(array: Tensor) -> bool:
+    """Whether its numbers can be looked at: not those of a tensor of another kind, such as one that is fake or
+    distributed, nor of what wraps one in ``torch.func``."""
+    plain = type(array).__torch_dispatch__ is Tensor.__torch_dispatch__
+    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(array)
+
+
 def devices() -> tuple[str, ...]:
     if not torch.accelerator.is_available():
         return ("cpu",)
@@ -55,8 +62,8 @@ def devices() -> tuple[str, ...]:
 
 def accumulation_dtype(z: Tensor, head: Head) -> torch.dtype:
     """float32, or float64 where ``z`` or the head has it."""
-    arrays = (z, head.weight) if isinstance(head, TiedHead) else (z, *head.weights)
-    return torch.float64 if any(x.dtype == torch.float64 for x in arrays) else torch.float32
+    leaves = head if isinstance(head, TiedHead) else (*head.weights, *(head.biases or ()))
+    return torch.float64 if any(x is not None and x.dtype == torch.float64 for x in (z, *leaves)) else torch.float32
 
 
 def widen(z: Tensor, head: Head) -> tuple[Tensor, Head]:

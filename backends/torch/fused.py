@@ -20,6 +20,7 @@ from mrl.heads import Head, TiedHead
 from mrl.nesting import Nesting
 from mrl.planning import ENOUGH_ROWS, plan_chunk_rows, plan_groups, plan_places
 
+from .arrays import has_memory
 from .sweep import Plan, sweep
 
 
@@ -154,8 +155,7 @@ class _DifferentiableOnce(torch.autograd.Function):
 
 def _is_one(upstream: Tensor) -> bool:
     """Whether it is seen, without waiting for a device, that nothing has to be scaled."""
-    seen = upstream.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(upstream)
-    return seen and upstream.item() == 1
+    return upstream.device.type == "cpu" and has_memory(upstream) and upstream.item() == 1
 
 
 def _too_much(asked: str) -> RuntimeError:

@@ -12,6 +12,8 @@ from torch import Tensor
 from mrl.nesting import Nesting
 from mrl.planning import plan_groups, plan_places
 
+from .arrays import has_memory
+
 TILE_BYTES = 4 << 20  # logits that one pass of element-wise work keeps in a CPU's cache
 NARROW = 16  # a product of fewer columns takes a slow path on a CPU; its transpose, of fewer rows, does not
 
@@ -144,7 +146,7 @@ def _residuals_(
     One more than there are ``weights`` is the suffix sum of the levels above, which those of ``levels`` add to.
     """
     in_one_kernel = triton_kernel(levels.device)
-    if in_one_kernel and all(_has_memory(x) for x in (levels, labels, rows)):
+    if in_one_kernel and all(has_memory(x) for x in (levels, labels, rows)):
         return in_one_kernel(levels, labels, rows, weights, plan.label_smoothing, backward)
     smoothing, classes, count = plan.label_smoothing, levels.shape[-1], len(weights)
     above = levels[count] if len(levels) > count else None
@@ -154,8 +156,9 @@ def _residuals_(
     if smoothing:
         picked = (1 - smoothing) * picked + smoothing * levels.mean(-1)
     p = torch.softmax(levels, -1, out=levels)  # a row is read for its maximum and sum before any of it is written
-    # The largest probability is exp(largest - lse), so that no second pass over the logits is needed for lse.
-    losses = (largest - p.amax(-1).log_() - picked) * rows
+    # The largest probability is exp(largest - lse), so that no second pass over the logits is needed for lse; its
+    # logarithm comes last, because beside a large logit it would be rounded.
+    losses = (largest - picked - p.amax(-1).log_()) * rows
     if not backward:
         return losses
     p.scatter_add_(-1, index, p.new_full((), smoothing - 1).expand_as(index))
@@ -168,11 +171,6 @@ def _residuals_(
         else:
             above = torch.addcmul(above, level, scales, value=weight, out=level)
     return losses
-
-
-def _has_memory(x: Tensor) -> bool:
-    """Whether a kernel can look at it: not at a tensor of another type, nor at what wraps one in ``torch.func``."""
-    return type(x) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 @cache

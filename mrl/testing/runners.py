@@ -128,7 +128,7 @@ def prove(
         examples = max(12, examples // TRACED_SHARE)
     # Eager JAX compiles its kernels for every new shape too.
     pooled = traced or driver.name == "jax"
-    mutants = [mutant for mutant in case.mutants if not (pooled and mutant.retraces)]
+    mutants = [mutant for mutant in case.mutants if not (traced and mutant.retraces)]
     mutants = [mutant for mutant in mutants if not (dtype == "float16" and mutant.wide_range)]
     if driver.name not in ("torch", "jax", "tensorflow"):
         mutants = [mutant for mutant in mutants if not mutant.name.startswith(("gradient", "another upstream"))]

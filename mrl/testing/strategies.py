@@ -23,6 +23,9 @@ TRACED_LAYOUTS = (
     Layout(Nesting((2, 3, 7)), (4,), 8, 3, tied=False, bias=False, label_smoothing=0.2, chunk_rows=3),
     Layout(Nesting((1, 6), (1.5, 1.0)), (2, 2), bias=False, reduction="none", label_smoothing=0.1),
     Layout(Nesting((4,)), (6,), 4, 6, reduction="none", ignore_index=0, chunk_rows=4),
+    Layout(Nesting((1, 3), (2.0, 0.5)), (), classes=2, label_smoothing=1.0),
+    Layout(Nesting((2, 3)), (0,), 4, 1, ignore_index=-100),
+    Layout(Nesting((1, 2)), (1,), classes=1, tied=False, label_smoothing=0.5, reduction="none"),
 )
 """The pool for traced code: every new layout compiles anew, so these few stand for all options together."""
 

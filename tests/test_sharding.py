@@ -1,0 +1,64 @@
+"""Rows of a batch on several devices, in processes that have them: as one device gives it."""
+
+import os
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+PLACED = """
+import jax, numpy as np, mrl
+from jax.sharding import NamedSharding, PartitionSpec as P
+assert len(jax.devices()) == 2
+use_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh  # as it is called before 0.8
+rng = np.random.default_rng(0)
+nesting = mrl.Nesting((2, 4))
+z, w, y = rng.normal(size=(8, 4)).astype("float32"), rng.normal(size=(3, 4)).astype("float32"), rng.integers(0, 3, 8)
+for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,))
+    rows, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+    shared = jax.device_put(z, rows), jax.device_put(w, whole), jax.device_put(y, rows)
+    for options in ({}, {"chunk_rows": 3}, {"fused": False}):
+        f = lambda z, w, y: mrl.nested_cross_entropy(z, mrl.TiedHead(w), y, nesting, **options).total
+        g = jax.value_and_grad(f, argnums=(0, 1))
+        plain = g(*map(jax.numpy.asarray, (z, w, y)))
+        with use_mesh(mesh):
+            for run in (g, jax.jit(g)):
+                for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(run(*shared))):
+                    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert mrl.nested_logits(*shared[:1], mrl.TiedHead(shared[1]), nesting).shape == (2, 8, 3)
+    assert mrl.truncate(shared[0], 2).sharding.is_equivalent_to(rows, 2)
+"""
+
+MAPPED = """
+import jax, numpy as np, mrl
+from jax.sharding import PartitionSpec as P
+assert len(jax.devices()) == 2
+rng = np.random.default_rng(0)
+nesting = mrl.Nesting((2, 4))
+z, w, y = rng.normal(size=(8, 4)).astype("float32"), rng.normal(size=(3, 4)).astype("float32"), rng.integers(0, 3, 8)
+mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+for tied in (True, False):
+    head = mrl.TiedHead(w) if tied else mrl.NestedHead((w[:, :2], w))
+    for options in ({}, {"chunk_rows": 3}, {"reduction": "none"}, {"fused": False}):
+        def loss(z, head, y):
+            return mrl.nested_cross_entropy(z, head, y, nesting, **options).total.mean()
+        def shared(z, head, y):
+            rows = P("data")
+            share = lambda z, head, y: jax.lax.pmean(loss(z, head, y), "data")
+            return jax.shard_map(share, mesh=mesh, in_specs=(rows, P(), rows), out_specs=P())(z, head, y)
+        expected = jax.value_and_grad(loss, argnums=(0, 1))(*jax.tree.map(jax.numpy.asarray, (z, head, y)))
+        found = jax.jit(jax.value_and_grad(shared, argnums=(0, 1)))(*jax.tree.map(jax.numpy.asarray, (z, head, y)))
+        for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found)):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+"""
+
+
+@pytest.mark.parametrize("script", [PLACED, MAPPED], ids=["sharded arrays", "shard_map"])
+def test_rows_on_two_devices(backend_jax: None, script: str) -> None:
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, cwd=tempfile.gettempdir(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
