@@ -1,5 +1,6 @@
 """Every backend against the specification: every operation, dtype and mode, with mutants that must fail."""
 
+import numpy as np
 import pytest
 
 import mrl.testing
@@ -26,3 +27,19 @@ def test_bounds_leave_room_for_a_right_implementation_and_no_more(dtype: str) ->
     """In float64 the specification is compared with itself: exact. A bound must not be infinite or zero."""
     rows = mrl.testing.check_backend("numpy", dtypes=[dtype], examples=24)
     assert all(row.worst < 0.5 for row in rows)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_small_loss_beside_large_logits_keeps_its_digits(backend_name: str, fused: bool) -> None:
+    """Where the bound has room for the rounding of log-sum-exp to the precision of the logits."""
+    nesting, driver = mrl.Nesting((1, 2)), driver_of(backend_name)
+    z, weight = np.array([[1.0, 0.0]]), np.array([[1000.0, 0.0], [995.0, 0.0], [990.0, 0.0]])
+
+    def loss(inputs, labels):
+        z, weight = inputs
+        return [mrl.nested_cross_entropy(z, mrl.TiedHead(weight), labels[0], nesting, fused=fused).total]
+
+    for mode in driver.modes:
+        key = ("small loss", fused)
+        (found,) = driver.run(mode, key, loss, [z, weight], [np.array([0])], None, "float32", None).outputs
+        np.testing.assert_allclose(found, 2 * np.log1p(np.exp(-5) + np.exp(-10)), rtol=1e-5)

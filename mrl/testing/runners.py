@@ -126,8 +126,7 @@ def prove(
     traced = mode != "eager"
     if traced:
         examples = max(12, examples // TRACED_SHARE)
-    # Eager JAX compiles its kernels for every new shape too.
-    pooled = traced or driver.name == "jax"
+    pooled = traced or driver.name == "jax"  # which, eager, compiles its kernels for every new shape too
     mutants = [mutant for mutant in case.mutants if not (traced and mutant.retraces)]
     mutants = [mutant for mutant in mutants if not (dtype == "float16" and mutant.wide_range)]
     if driver.name not in ("torch", "jax", "tensorflow"):
