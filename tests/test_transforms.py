@@ -99,6 +99,20 @@ class TestTorch:
         expected = spec.nested_cross_entropy_vjp(self.z.numpy(), HEAD, LABELS, NESTING, np.ones(()))[0]
         np.testing.assert_allclose(*self.torch.autograd.grad(value, [z]), expected, **CLOSE)
 
+    @pytest.mark.parametrize("name", ["nested_logits", "fused", "composed"])
+    def test_autocast_keeps_float32_products_in_compiled_code(self, name):
+        function, expected = functions(lambda x: mrl.convert(x, "torch"))[name]
+        self.torch.compiler.reset()
+        compiled = self.torch.compile(function, fullgraph=True, backend="aot_eager")
+        gradients = []
+        for run, dtype in ((function, None), (compiled, self.torch.bfloat16)):
+            z = self.z.clone().requires_grad_()
+            with self.torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+                value = run(z)
+            np.testing.assert_allclose(value.detach(), expected, **CLOSE)
+            gradients += self.torch.autograd.grad(value.sum(), [z])
+        np.testing.assert_allclose(*gradients, **CLOSE)
+
     def test_half_embeddings_with_a_float32_head(self):
         z = self.z.bfloat16().requires_grad_()
         self.loss(z).backward()

@@ -74,3 +74,30 @@ def widen(z: Tensor, head: Head) -> tuple[Tensor, Head]:
         return z.to(wide), TiedHead(head.weight.to(wide), bias)
     biases = None if head.biases is None else tuple(bias.to(wide) for bias in head.biases)
     return z.to(wide), NestedHead(tuple(weight.to(wide) for weight in head.weights), biases)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b``, which autocast leaves in the dtype of both."""
+    if torch.compiler.is_compiling() and torch.is_autocast_enabled(a.device.type):
+        return _Product.apply(a, b)
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b
+
+
+class _Product(torch.autograd.Function):
+    """Compiled, the backward pass is traced under the autocast that is left alone outside of here."""
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        with torch.autocast(a.device.type, enabled=False):
+            return a @ b
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        with torch.autocast(a.device.type, enabled=False):
+            return upstream @ b.mT, a.mT @ upstream

@@ -10,7 +10,7 @@ from torch import Tensor
 from mrl.heads import Head, NestedLoss, TiedHead
 from mrl.nesting import Nesting
 
-from .arrays import accumulation_dtype, widen
+from .arrays import accumulation_dtype, product, widen
 from .fused import fused_cross_entropy
 
 
@@ -30,24 +30,22 @@ def truncate(z: Tensor, dim: int, *, normalize: bool) -> Tensor:
 
 
 def nested_logits(z: Tensor, head: Head, nesting: Nesting) -> Tensor:
-    with torch.autocast(z.device.type, enabled=False):
-        z, head = widen(z, head)
-        if not isinstance(head, TiedHead):
-            biases = head.biases or (None,) * len(nesting)
-            levels = [
-                torch.nn.functional.linear(z[..., :m], weight, bias)
-                for m, weight, bias in zip(nesting.dims, head.weights, biases, strict=True)
-            ]
-            return torch.stack(levels)
-        levels = []
+    z, head = widen(z, head)
+    x = z.reshape(-1, z.shape[-1])
+    levels: list[Tensor] = []
+    if isinstance(head, TiedHead):
         for start, stop in nesting.blocks:
-            block = z[..., start:stop] @ head.weight[:, start:stop].mT
+            block = product(x[:, start:stop], head.weight[:, start:stop].mT)
             if levels:
                 block = levels[-1] + block
             elif head.bias is not None:
                 block = block + head.bias
             levels.append(block)
-        return torch.stack(levels)
+    else:
+        for m, weight, bias in zip(nesting.dims, head.weights, head.biases or (None,) * len(nesting), strict=True):
+            level = product(x[:, :m], weight.mT)
+            levels.append(level if bias is None else level + bias)
+    return torch.stack(levels).reshape(len(nesting), *z.shape[:-1], levels[0].shape[-1])
 
 
 def nested_cross_entropy(
