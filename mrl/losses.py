@@ -106,9 +106,9 @@ def nested_cross_entropy(
         ignore_index: examples with this label take no part, whatever their embedding holds; with none
             left the loss is 0 and so is its gradient. Any integer, in range or not.
         reduction: ``"mean"`` over the examples in use, ``"sum"``, or ``"none"``.
-        fused: compute values and gradients a chunk of rows at a time, so that ``(G, ..., C)`` never
-            exists: differentiable once, in reverse. ``False`` is the composed form: any order, forward
-            mode and ``vmap`` too.
+        fused: compute values and gradients a chunk of rows at a time, so that of a batch larger than one
+            chunk ``(G, ..., C)`` never exists: differentiable once, in reverse. ``False`` is the composed
+            form: any order, forward mode and ``vmap`` too.
         chunk_rows: rows of one chunk of the fused form; ``None`` plans it from the sizes. The answer is
             the same.
 

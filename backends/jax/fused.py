@@ -1,8 +1,8 @@
 """The nested cross-entropy whose gradient is computed along with it, a chunk of rows at a time.
 
 Computes what ``losses.nested_cross_entropy(fused=False)`` and its backward pass compute, without allocating
-``(G, rows, C)``. With block g the columns ``m_{g-1}:m_g``, ``R_g`` the gradient of ``logits_g`` and
-``S_g = sum_{h >= g} R_h``, a tied head needs one full-width product forward and two backward::
+``(G, rows, C)`` for more rows than a chunk's. With block g the columns ``m_{g-1}:m_g``, ``R_g`` the gradient of
+``logits_g`` and ``S_g = sum_{h >= g} R_h``, a tied head needs one full-width product forward and two backward::
 
     logits_g = logits_{g-1} + Z_g W_g^T        dZ_g = S_g W_g        dW_g = S_g^T Z_g        db = sum_rows S_1
 """
