@@ -123,9 +123,16 @@ def tiny(draw: st.DrawFn):
     return dims, confidence, correct
 
 
+def pool(row) -> list[float]:
+    """The thresholds of a level: 1, the middles of two neighbours, and 0; none that is within rounding of a row."""
+    seen = sorted({float(min(max(c, 0.0), 1.0)) for c in row if not np.isnan(c)})
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(seen)]
+    return [t for t in (0.0, *middles) if all(abs(t - c) >= 1e-5 for c in seen)] + [1.0]
+
+
 def brute_force(dims, confidence, correct, key, feasible):
-    """The best of all combinations of 0, 1 and the confidences between."""
-    pools = [sorted({0.0, 1.0, *(c for c in row if 0 < c < 1)}) for row in confidence[:-1]]
+    """The best of all combinations of thresholds."""
+    pools = [pool(row) for row in confidence[:-1]]
     best = None
     for thresholds in itertools.product(*pools):
         level = accepted_level(confidence, thresholds)
@@ -188,7 +195,7 @@ def test_a_search_at_its_limit_keeps_its_promises(monkeypatch: pytest.MonkeyPatc
     assert dict(joint.fitted)["expected_dim"] <= greedy["expected_dim"]
     outcomes = Outcomes(probabilities.max(-1), probabilities.argmax(-1) == labels)
     for g in range(4):
-        for t in (0.0, *np.unique(outcomes.confidence[g]), 1.0):
+        for t in pool(outcomes.confidence[g]):
             level = accepted_level(outcomes.confidence, (*policy.thresholds[:g], t, *policy.thresholds[g + 1 :]))
             dim, accuracy = np.asarray(nesting.dims)[level].mean(), right_at(outcomes.correct, level).mean()
             assert dim > 30 or accuracy <= fitted["accuracy"]

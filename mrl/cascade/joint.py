@@ -1,9 +1,11 @@
 """All thresholds at once: the most accurate within a budget of dimensions, or the cheapest that is accurate enough.
 
-Thresholds matter by what they let through: at each level the candidates are 0, every distinct confidence in (0, 1)
-and 1, and a policy is one candidate per level. Given all others, one level's best candidate is found exactly from
-sums over examples sorted into candidates. Such steps are repeated from many starts until no single threshold can be
-improved; then :mod:`~mrl.cascade.branch` looks for what is better still, or proves that nothing is.
+Thresholds matter by what they let through: at each level the candidates are 0, the middle between every two
+neighbours among the confidences seen, and 1, and a policy is one candidate per level. Left out are those so near to
+a confidence seen that it might be on the other side once it is computed in float32. Given all others, one level's best
+candidate is found exactly from sums over examples sorted into candidates. Such steps are repeated from many starts
+until no single threshold can be improved; then :mod:`~mrl.cascade.branch` looks for what is better still, or proves
+that nothing is.
 """
 
 from __future__ import annotations
@@ -61,16 +63,15 @@ class Table:
 
     def __init__(self, outcomes: Outcomes, dims: Sequence[int]) -> None:
         self.correct = outcomes.correct.astype(np.int64)
-        self.dims = np.asarray(dims, np.int64)
+        self.confidence, self.dims = outcomes.confidence[:-1], np.asarray(dims, np.int64)
         self.last, self.examples = len(dims) - 1, outcomes.correct.shape[1]
         self.everyone = np.arange(self.examples)
         self.candidates: list[NDArray[np.float64]] = []
         # An example of rank r is accepted by the candidates below r: those that its confidence is above.
         self.rank = np.zeros((self.last, self.examples), np.int64)
         for g in range(self.last):
-            confidence = np.where(np.isnan(outcomes.confidence[g]), 0.0, outcomes.confidence[g])
-            inside = confidence[(confidence > 0) & (confidence < 1)]
-            self.candidates.append(np.concatenate(([0.0], np.unique(inside), [1.0])))
+            self.candidates.append(clear_thresholds(outcomes.confidence[g], outcomes.rounding))
+            confidence = np.where(np.isnan(outcomes.confidence[g]), -1.0, outcomes.confidence[g])
             self.rank[g] = np.searchsorted(self.candidates[g][:-1], confidence, "left")
         cheapest = np.full(self.examples, -1)
         self.cheapest = np.empty((self.last + 1, self.examples), np.int64)  # right level at or above g, or -1
@@ -82,11 +83,9 @@ class Table:
         return tuple(float(values[j]) for values, j in zip(self.candidates, choice, strict=True))
 
     def nearest(self, thresholds: Sequence[float]) -> Choice:
-        """The choice that accepts what ``thresholds`` do."""
-        pairs = zip(self.candidates, thresholds, strict=True)
-        return tuple(
-            len(values) - 1 if t >= 1 else int(np.searchsorted(values[:-1], t, "right")) - 1 for values, t in pairs
-        )
+        """The choice that accepts what ``thresholds`` do, or as much of it as a candidate can."""
+        accepts = [(c > t) & (t < 1) for c, t in zip(self.confidence, thresholds, strict=True)]
+        return tuple(int(rank[~accepted].max(initial=0)) for rank, accepted in zip(self.rank, accepts, strict=True))
 
     def levels(self, choice: Choice) -> Integers:
         level = np.full(self.examples, self.last)
@@ -120,6 +119,14 @@ class Table:
         saved = np.bincount(rank, self.dims[g] - spent, size + 1)
         above = [np.append(np.cumsum(x[::-1])[::-1], 0.0)[useful + 1].astype(np.int64) for x in (gained, saved)]
         return useful, int(right.sum()) + above[0], int(spent.sum()) + above[1]
+
+
+def clear_thresholds(confidence: NDArray[np.float64], rounding: float) -> NDArray[np.float64]:
+    """Ascending: one threshold for every split of ``confidence`` that is ``rounding`` away from all of it, and 1."""
+    seen = np.unique(np.clip(confidence[~np.isnan(confidence)], 0.0, 1.0))
+    lowest = [0.0] if not len(seen) or seen[0] >= rounding else []
+    middles = (seen[:-1] + seen[1:]) / 2
+    return np.concatenate((lowest, middles[np.diff(seen) >= 2 * rounding], [1.0]))
 
 
 def pick(goal: Goal, rights: Integers, spents: Integers) -> int:

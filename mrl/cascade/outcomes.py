@@ -19,12 +19,25 @@ Float = NDArray[np.float64]
 CHUNK_BYTES = 32 << 20  # a level in float64 is worked on by parts: it may be larger than all the rest
 
 
+ROUNDING, TERMS = 2.0**-18, 512
+"""How far a confidence found in float32 may be from the one measured here: 64 roundings of a number near 1.
+
+Logits of 60 that are divided by a temperature come to 55. The sum of the exponentials rounds once per class, in eight
+lanes or more, so that past ``TERMS`` classes the distance grows with their number.
+"""
+
+
 class Outcomes(NamedTuple):
     """Of every level and example: ``confidence`` (G, N) in float64 and ``correct`` (G, N)."""
 
     confidence: Float
     correct: NDArray[np.bool_]
     classes: int | None = None
+
+    @property
+    def rounding(self) -> float:
+        """How near to a threshold a confidence may end up on either side of it when the cascade runs."""
+        return ROUNDING * max(1.0, (self.classes or 1) / TERMS)
 
 
 def measure(

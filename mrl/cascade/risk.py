@@ -6,12 +6,16 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .binomial import binomial_cdf
-from .outcomes import Outcomes, accepted_level, right_at
+from .outcomes import Outcomes
 
-FAMILY = (*(1 - 10.0 ** -(8 - i / 40) for i in range(320)), 0.0)
-"""The shared thresholds in the order of their tests, fixed before data are seen: ``1 - t`` from 1e-8 up to 1."""
+FAMILY = (*(1 - 10.0 ** -(5 - i / 40) for i in range(200)), 0.0)
+"""The shared thresholds in the order of their tests, fixed before data are seen: ``1 - t`` from 1e-5 up to 1.
+
+Nearer to 1 float32, in which cascades run, does not tell apart what is above a threshold and what is not.
+"""
 
 BETS = np.geomspace(0.004, 0.96, 25)
 """The bets that are mixed, as shares of the largest that cannot lose more than there is."""
@@ -29,21 +33,31 @@ def controlled_threshold(outcomes: Outcomes, drop: float, delta: float) -> Teste
     """Fixed-sequence testing of ``FAMILY``: stop at the first threshold whose ``p_value`` is above ``delta``.
 
     Rejecting the hypothesis of a threshold that is truly bad has a probability of at most ``delta``, and the
-    sequence cannot get past the first bad one without that: no correction for many tests is needed.
+    sequence cannot get past the first bad one without that: no correction for many tests is needed. What is tested
+    is :func:`surely_right`, so that the bound also holds for the cascade as it runs, rounded.
 
     Source: Angelopoulos, Bates, Candes, Jordan and Lei, "Learn then Test", arXiv 2110.01052 (the reduction to
     tests); Bauer, Statistics in Medicine 10 (1991) (tests in a fixed sequence).
     """
-    full, levels = outcomes.correct[-1], len(outcomes.correct)
+    full = outcomes.correct[-1]
     best = Tested(1.0, 0.0, 0)
     for passed, threshold in enumerate(FAMILY, 1):
-        right = right_at(outcomes.correct, accepted_level(outcomes.confidence, (threshold,) * (levels - 1)))
+        right = surely_right(outcomes, threshold)
         harm, gain = int((full & ~right).sum()), int((right & ~full).sum())
         p = p_value(harm, gain, len(full), drop)
         if p > delta:
             break
         best = Tested(threshold, p, passed)
     return best
+
+
+def surely_right(outcomes: Outcomes, threshold: float) -> NDArray[np.bool_]:
+    """Whether the cascade is right, ``(N,)``, on whichever side of the threshold its confidences are rounded to."""
+    right = outcomes.correct[-1]
+    for confidence, correct in zip(outcomes.confidence[-2::-1], outcomes.correct[-2::-1], strict=True):
+        surely, maybe = (confidence > threshold + sign * outcomes.rounding for sign in (1, -1))
+        right = np.where(surely, correct, right & (correct | ~maybe))
+    return right
 
 
 def p_value(harm: int, gain: int, n: int, drop: float) -> float:
