@@ -220,6 +220,21 @@ class TestTorch:
         exits = mrl.cascade_exit(mrl.nested_logits(z, head, POLICY.nesting), POLICY, logits=True)
         assert not any(x.requires_grad for x in exits)
 
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_what_learns_is_answered_for_too(self, compiled):
+        """An ``nn.Linear`` as it is, outside of ``no_grad``, behind an encoder that learns."""
+        layer, encoder = self.torch.nn.Linear(6, 5), self.torch.nn.Linear(7, 7)
+
+        def predict(x):
+            return mrl.cascade_predict(encoder(x), mrl.TiedHead(layer.weight, layer.bias), POLICY)
+
+        self.torch.compiler.reset()
+        run = self.torch.compile(predict, fullgraph=True, backend="aot_eager") if compiled else predict
+        x = self.torch.from_numpy(Z.copy())
+        result, learned = run(x), [layer.weight.detach().numpy(), layer.bias.detach().numpy()]
+        assert not any(field.requires_grad for field in result)
+        same(result, spec.cascade_predict(encoder(x).detach().numpy(), mrl.TiedHead(*learned), POLICY))
+
 
 def host_head(head):
     return mrl.convert(head, "numpy")

@@ -38,10 +38,11 @@ def cascade_predict(z: Tensor, head: Head, policy: CascadePolicy, *, chunk_rows:
     else:
         weights, biases = list(head.weights), list(head.biases or ())
     run = _opaque_run if torch.compiler.is_compiling() else _run
+    # Nothing is differentiable here, and the operator of a compiled graph has no gradient to be asked for.
     fields = run(
-        z.reshape(-1, z.shape[-1]),
-        weights,
-        biases,
+        z.detach().reshape(-1, z.shape[-1]),
+        [weight.detach() for weight in weights],
+        [bias.detach() for bias in biases],
         policy.thresholds,
         policy.dims,
         policy.confidence,
