@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ..checks import check_integer
 from ..heads import Array
 from ..nesting import Nesting
 from . import storage
@@ -123,6 +124,10 @@ class CascadePolicy:
     def capped(self, levels: int) -> CascadePolicy:
         """The same policy stopped early: no more than the first ``levels`` levels, the last of which always answers.
 
+        Raises:
+            TypeError: ``levels`` is no integer.
+            ValueError: it is not in ``[1, G]``.
+
         Example:
             >>> import mrl
             >>> mrl.CascadePolicy((0.9, 0.8), (8, 16, 32)).capped(2).thresholds
@@ -130,8 +135,9 @@ class CascadePolicy:
 
         Source: arXiv 2205.13147, appendix D.1 (early stopping).
         """
-        if isinstance(levels, bool) or not isinstance(levels, int) or not 1 <= levels <= len(self):
-            raise ValueError(f"levels: expected an integer in [1, {len(self)}], got {levels!r}; choose one")
+        levels = check_integer("levels", levels)
+        if not 1 <= levels <= len(self):
+            raise ValueError(f"levels: expected an integer in [1, {len(self)}], got {levels}; choose one")
         return CascadePolicy(
             self.thresholds[: levels - 1],
             self.dims[:levels],
