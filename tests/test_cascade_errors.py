@@ -54,10 +54,21 @@ def test_policy_refuses(arguments, options, error, message) -> None:
         mrl.CascadePolicy(*arguments, **options)
 
 
-@pytest.mark.parametrize("levels", [0, 3, True, 1.0, "2"])
+@pytest.mark.parametrize("levels", [0, 3, np.int64(-1)])
 def test_capped_refuses(levels) -> None:
-    with pytest.raises(ValueError, match=r"levels: expected an integer in \[1, 2\]"):
+    with pytest.raises(ValueError, match=rf"levels: expected an integer in \[1, 2\], got {levels}; choose one"):
         POLICY.capped(levels)
+
+
+@pytest.mark.parametrize("levels", [True, 1.0, "2", None])
+def test_capped_refuses_what_is_no_integer(levels) -> None:
+    with pytest.raises(TypeError, match="levels: expected an integer, got"):
+        POLICY.capped(levels)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.array])
+def test_capped_takes_integers_of_numpy(kind) -> None:
+    assert POLICY.capped(kind(1)) == POLICY.capped(1) and POLICY.capped(kind(2)) == POLICY
 
 
 def test_json_round_trip(tmp_path) -> None:
@@ -343,6 +354,17 @@ def test_reports_curves_and_figures_refuse(make) -> None:
         mrl.cascade_curve(values, labels, [POLICY, 0.5])
     with pytest.raises(ValueError, match=r"policies\[1\]: expected the first of dims \(2, 4\), got \(3,\)"):
         mrl.cascade_curve(values, labels, [POLICY, mrl.CascadePolicy((), (3,))])
+    other = mrl.CascadePolicy((0.5,), (2, 5))
+    with pytest.raises(
+        ValueError, match=r"policies\['b'\]: expected the first of dims \(2, 4\), got \(2, 5\); compare policies of one"
+    ):
+        mrl.plot_cascade(values, labels, {"a": POLICY, "b": other})
+    with pytest.raises(ValueError, match=r"policies\['b'\]\[1\]: expected the first of dims \(2, 4\), got \(2, 5\)"):
+        mrl.plot_cascade(values, labels, {"a": POLICY, "b": [POLICY, other]})
+    with pytest.raises(ValueError, match=r"policies\['a'\]: expected at least one policy, got none"):
+        mrl.plot_cascade(values, labels, {"a": [], "b": POLICY})
+    with pytest.raises(TypeError, match=r"policies\['a'\]: expected a mrl.CascadePolicy or several, got float"):
+        mrl.plot_cascade(values, labels, {"a": 0.5})
     with pytest.raises(TypeError, match="policies: expected names to policies, got CascadePolicy"):
         mrl.plot_cascade(values, labels, POLICY)
     with pytest.raises(ValueError, match=r"logits: expected shape \(G, \.\.\., C\) with at least one level"):

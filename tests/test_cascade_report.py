@@ -135,6 +135,15 @@ def test_a_figure_shows_what_it_was_given(tmp_path) -> None:
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
 
 
+def test_a_figure_takes_policies_stopped_early_as_a_curve_does() -> None:
+    figure = mrl.plot_cascade(probabilities(), LABELS, {"early": POLICY.capped(2), "whole": POLICY})
+    drawn = {line.get_label(): line.get_xydata() for line in figure.axes[0].lines}
+    assert len(drawn["early, stopped early"]) == 2 and len(drawn["whole, stopped early"]) == 3
+    falling = mrl.plot_cascade(probabilities(), LABELS, {"family": [POLICY, POLICY.capped(1)]})
+    assert list(falling.axes[0].get_xticks()) == list(POLICY.dims)
+    assert not any(len(panel.lines) for panel in mrl.plot_cascade(probabilities(), LABELS, {}).axes)
+
+
 def test_the_figure_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"

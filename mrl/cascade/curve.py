@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ..heads import Array
@@ -78,16 +78,22 @@ def cascade_curve(
 
 
 def reports_of(
-    probabilities: Any, labels: Any, policies: Iterable[CascadePolicy], logits: bool, level: float, seed: int
+    probabilities: Any,
+    labels: Any,
+    policies: Iterable[CascadePolicy],
+    logits: bool,
+    level: float,
+    seed: int,
+    names: Sequence[str] | None = None,
 ) -> list[tuple[CascadePolicy, CascadeReport, Outcomes]]:
-    """Each policy with its report and outcomes; what policies share is measured once."""
+    """Each policy with its report and outcomes; what policies share is measured once. Errors say ``names``."""
     policies = list(policies) if isinstance(policies, Iterable) else [policies]
     if not policies:
         raise ValueError("policies: expected at least one policy, got none; fit some with mrl.fit_cascade")
     for policy in policies:
         check_policy(policy)
     level, seed = check_interval(level, seed)
-    dims = level_dims(policies)
+    dims = level_dims(policies, names or [f"policies[{i}]" for i in range(len(policies))])
     measured: dict[Any, Outcomes] = {}
     found = []
     for policy in policies:

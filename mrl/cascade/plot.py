@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -40,7 +40,8 @@ def plot_cascade(
         probabilities: ``(G, ..., C)`` floating, of any framework; or ``(confidence, correct)`` as in
             :func:`fit_cascade`.
         labels: ``(...)`` integer class indices; ``None`` with a pair.
-        policies: names for the legend to policies or sequences of them, all with ``G`` levels.
+        policies: names for the legend to policies or sequences of them, all with the same dims or the first of them;
+            the longest has ``G`` levels.
         logits: ``probabilities`` are logits.
         confidence_level: of the intervals, between 0 and 1.
         title: above the panels.
@@ -71,16 +72,15 @@ def plot_cascade(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(f"the figure needs matplotlib ({error}); run pip install 'mrl[plot]'") from error
-    families = {name: [entry] if isinstance(entry, CascadePolicy) else list(entry) for name, entry in policies.items()}
-    lines: dict[str, list[CascadeReport]] = {}
-    for name, family in families.items():
-        single = isinstance(policies[name], CascadePolicy)
-        family = [family[0].capped(k + 1) for k in range(len(family[0]))] if single else family
-        found = reports_of(probabilities, labels, family, logits, confidence_level, 0)
-        lines[name] = [report for _, report, _ in found]
+    families = {name: _family(name, entry) for name, entry in policies.items()}
+    everything = [policy for family in families.values() for _, policy in family]
+    places = [place for family in families.values() for place, _ in family]
+    found = reports_of(probabilities, labels, everything, logits, confidence_level, 0, places) if everything else []
+    reports = iter(report for _, report, _ in found)
+    lines = {name: [next(reports) for _ in family] for name, family in families.items()}
     drawing = Figure(figsize=(10, 4.4), layout="constrained")
     panels = drawing.subplots(1, 2, sharey=True)
-    whole = max((reports[-1] for reports in lines.values()), key=lambda report: len(report.dims), default=None)
+    whole = max((report for _, report, _ in found), key=lambda report: len(report.dims), default=None)
     for panel, (measure, axis) in zip(panels, PANELS, strict=True):
         if whole is not None:
             _levels(panel, whole)
@@ -101,6 +101,21 @@ def plot_cascade(
     if path is not None:
         drawing.savefig(path, dpi=150)
     return drawing
+
+
+def _family(name: str, entry: Any) -> list[tuple[str, CascadePolicy]]:
+    """The policies of a line, each with the place that an error about it names."""
+    place = f"policies[{name!r}]"
+    if isinstance(entry, CascadePolicy):
+        return [(place, entry.capped(k + 1)) for k in range(len(entry))]
+    if not isinstance(entry, Iterable):
+        raise TypeError(
+            f"{place}: expected a mrl.CascadePolicy or several, got {type(entry).__name__}; fit one with mrl.fit_cascade"
+        )
+    family = [(f"{place}[{i}]", policy) for i, policy in enumerate(entry)]
+    if not family:
+        raise ValueError(f"{place}: expected at least one policy, got none; leave the name out")
+    return family
 
 
 def _levels(panel: Any, report: CascadeReport) -> None:

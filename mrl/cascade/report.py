@@ -223,13 +223,12 @@ def check_interval(confidence_level: Any, seed: Any) -> tuple[float, int]:
     return float(confidence_level), checks.check_integer("seed", seed, at_least=0)
 
 
-def level_dims(policies: Sequence[CascadePolicy]) -> tuple[int, ...]:
+def level_dims(policies: Sequence[CascadePolicy], names: Sequence[str]) -> tuple[int, ...]:
     """The granularities of the longest policy, of which all the others' are the first."""
     longest = max((policy.dims for policy in policies), key=len)
-    for i, policy in enumerate(policies):
+    for name, policy in zip(names, policies, strict=True):
         if policy.dims != longest[: len(policy)]:
             raise ValueError(
-                f"policies[{i}]: expected the first of dims {longest}, got {policy.dims}; "
-                "compare policies of one nesting"
+                f"{name}: expected the first of dims {longest}, got {policy.dims}; compare policies of one nesting"
             )
     return longest
