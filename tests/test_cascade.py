@@ -306,3 +306,20 @@ class TestTensorFlow:
             warnings.simplefilter("ignore")
             assert tape.gradient(total, [*head]) == [None, None]
         same(result, spec.cascade_predict(Z, TIED, POLICY))
+
+    @HEADS
+    def test_policies_of_the_same_dims_share_one_graph(self, head):
+        from mrl.backends.tensorflow.cascade import _trace
+
+        head, before = mrl.convert(head, "tensorflow"), None
+        for temperatures in (None, (0.4, 1.0, 1.0), (2.0, 0.5, 3.0)):
+            counts = []
+            for t in (0.1, 0.5, 0.9, 1.0):
+                policy = mrl.CascadePolicy((t, 1 - t), DIMS, temperatures=temperatures, fitted={"note": t})
+                for rows in (23, 9):
+                    result = mrl.cascade_predict(self.tf.constant(Z[:rows]), head, policy, chunk_rows=4)
+                    same(result, spec.cascade_predict(Z[:rows], host_head(head), policy))
+                counts.append(_trace.experimental_get_tracing_count())
+            assert counts[1:] == counts[:1] * 3
+            assert temperatures != (2.0, 0.5, 3.0) or counts[0] == before
+            before = counts[0]

@@ -5,17 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from mrl.cascade.planning import level_columns, plan_chunk_rows, plan_wave_rows
 from mrl.cascade.policy import CascadePolicy, CascadeResult
 from mrl.heads import Head, TiedHead
+from mrl.nesting import Nesting
 
 from .arrays import accumulation_dtype, in_xla
 
 MANY_ROWS = 1024
+
+
+class Rule(NamedTuple):
+    """What a walk needs of a policy: in a graph that policies share, ``cuts`` and ``temperatures`` are tensors."""
+
+    dims: tuple[int, ...]
+    confidence: str
+    cuts: Any
+    temperatures: Any  # None: all are 1
+
+    def accepts(self, confidence: tf.Tensor, g: int) -> tf.Tensor:
+        return confidence > self.cuts[g]
+
+    def confidence_of(self, logits: tf.Tensor, g: int) -> tf.Tensor:
+        return _confidence(logits, self.confidence, None if self.temperatures is None else self.temperatures[g])
 
 
 def cascade_exit(probabilities: Any, policy: CascadePolicy, *, logits: bool) -> CascadeResult:
@@ -46,26 +62,28 @@ def cascade_predict(z: Any, head: Head, policy: CascadePolicy, *, chunk_rows: in
     # Starting an operation costs more here than a cache that is too small, but for XLA, which joins them.
     chunk_rows = chunk_rows or (None if in_xla() else MANY_ROWS)
     chunk = plan_chunk_rows(z.shape[0], classes, wide.size, on_host=on_host, chunk_rows=chunk_rows)
+    cuts = policy.cuts64 if wide == tf.float64 else policy.cuts32
+    temperatures = policy.temperatures if set(policy.temperatures) != {1.0} else None
+    rule = Rule(policy.dims, policy.confidence, cuts, temperatures)
     if in_xla():
-        fields = _walk_compiled(z, head, policy, chunk)
+        fields = _walk_compiled(z, head, rule, chunk)
     elif z.shape[0] is None:
-        fields = _walk(z, head, policy, chunk)
+        fields = _walk(z, head, rule, chunk)
     else:
         # Many chunks are worth a graph, which starts its operations faster and several at a time.
         walk = _walk_in_graph if tf.executing_eagerly() and z.shape[0] > chunk else _walk
         wave = plan_wave_rows(chunk, classes, wide.size)
-        parts = [walk(z[i : i + wave], head, policy, chunk) for i in range(0, max(1, z.shape[0]), wave)]
+        parts = [walk(z[i : i + wave], head, rule, chunk) for i in range(0, max(1, z.shape[0]), wave)]
         fields = [tf.concat(field, 0) for field in zip(*parts, strict=True)]
     return CascadeResult(*(tf.reshape(field, lead) for field in fields))
 
 
-def _walk(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int) -> list[tf.Tensor]:
+def _walk(z: tf.Tensor, head: Head, rule: Rule, chunk: int) -> list[tf.Tensor]:
     """All levels for the rows of ``z``; the rows still undecided, and their logits, close up after each."""
-    wide, tied, last = accumulation_dtype(z, head), isinstance(head, TiedHead), len(policy) - 1
-    cuts = policy.cuts64 if wide == tf.float64 else policy.cuts32
+    wide, tied, last = accumulation_dtype(z, head), isinstance(head, TiedHead), len(rule.dims) - 1
     waiting, answers = tf.range(tf.shape(z)[0]), []
     store: Any = None
-    for g, (weight, bias, (start, stop)) in enumerate(_levels(head, policy, wide)):
+    for g, (weight, bias, (start, stop)) in enumerate(_levels(head, rule, wide)):
         x = tf.cast(_columns(z, waiting, start, stop) if g else z[:, start:stop], wide)
         if bias is not None and not (tied and g):
             # One more column costs less than one more pass over the logits.
@@ -81,9 +99,9 @@ def _walk(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int) -> list[t
             rows, logits = waiting[part], tf.matmul(x[part], weight, transpose_b=True)
             if tied and g:
                 logits += store[part]
-            confidence, left = _confidence(logits, policy.confidence, policy.temperatures[g]), []
+            confidence, left = rule.confidence_of(logits, g), []
             if g < last:
-                exits = confidence > cuts[g]
+                exits = rule.accepts(confidence, g)
                 stays, done = tf.where(~exits)[:, 0], tf.where(exits)[:, 0]
                 left = [tf.gather(rows, stays), *([tf.gather(logits, stays)] if tied else [])]
                 rows, logits, confidence = tf.gather(rows, done), tf.gather(logits, done), tf.gather(confidence, done)
@@ -103,18 +121,22 @@ def _walk(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int) -> list[t
     return [tf.gather(field, place) for field in fields]
 
 
-def _walk_in_graph(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int) -> list[tf.Tensor]:
+def _walk_in_graph(z: tf.Tensor, head: Head, rule: Rule, chunk: int) -> list[tf.Tensor]:
     shapes = [None if x is None else tuple(x.shape) for x in tf.nest.flatten((z, head))]
-    return _trace(z, head, policy, chunk, ((None, z.shape[1]), *shapes[1:]))
+    # Thresholds and temperatures are arguments: policies that differ in nothing else share one graph.
+    wide = accumulation_dtype(z, head)
+    cuts, temperatures = (None if x is None else tf.constant(x, wide) for x in (rule.cuts, rule.temperatures))
+    rule = rule._replace(cuts=cuts, temperatures=temperatures)
+    return _trace(z, head, rule, chunk, ((None, z.shape[1]), *shapes[1:]))
 
 
 @partial(tf.function, autograph=False, reduce_retracing=True)
-def _trace(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int, shapes: tuple[Any, ...]) -> list[tf.Tensor]:
+def _trace(z: tf.Tensor, head: Head, rule: Rule, chunk: int, shapes: tuple[Any, ...]) -> list[tf.Tensor]:
     """One graph for any number of rows; all other lengths are its constants."""
     pairs = zip(tf.nest.flatten((z, head)), shapes, strict=True)
     known = [None if x is None else tf.ensure_shape(x, shape) for x, shape in pairs]
     z, head = tf.nest.pack_sequence_as((z, head), known)
-    return _walk(z, head, policy, chunk)
+    return _walk(z, head, rule, chunk)
 
 
 def _columns(z: tf.Tensor, rows: tf.Tensor, start: int, stop: int) -> tf.Tensor:
@@ -124,17 +146,16 @@ def _columns(z: tf.Tensor, rows: tf.Tensor, start: int, stop: int) -> tf.Tensor:
     return tf.cond(cut < taken, lambda: tf.gather(z[:, start:stop], rows), lambda: tf.gather(z, rows)[:, start:stop])
 
 
-def _walk_compiled(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int) -> list[tf.Tensor]:
+def _walk_compiled(z: tf.Tensor, head: Head, rule: Rule, chunk: int) -> list[tf.Tensor]:
     """The same for XLA, where shapes are fixed: chunks of one size, as many as are needed when it runs.
 
     What is beyond the last undecided row is computed and written to a place of its own, behind the last row.
     """
-    wide, tied, last = accumulation_dtype(z, head), isinstance(head, TiedHead), len(policy) - 1
-    cuts = policy.cuts64 if wide == tf.float64 else policy.cuts32
+    wide, tied, last = accumulation_dtype(z, head), isinstance(head, TiedHead), len(rule.dims) - 1
     total, lanes = tf.shape(z)[0], tf.range(chunk)
     if z.shape[0] is None:  # XLA cannot compile a gather from no rows: give it one to leave alone
         z = tf.pad(z, [[0, tf.cast(tf.equal(total, 0), tf.int32)], [0, 0]])
-    levels = _levels(head, policy, wide)
+    levels = _levels(head, rule, wide)
     classes = levels[0][0].shape[0]
     fields = [tf.zeros([total + 1], dtype) for dtype in (tf.int64, tf.int64, wide)]
     waiting, count = tf.range(total + chunk), total
@@ -155,8 +176,8 @@ def _walk_compiled(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int) 
                 logits += tf.gather(store[0], tf.minimum(places, total))
             elif bias is not None:
                 logits += bias
-            confidence = _confidence(logits, policy.confidence, policy.temperatures[g])
-            exits = used & (confidence > cuts[g]) if g < last else used
+            confidence = rule.confidence_of(logits, g)
+            exits = used & rule.accepts(confidence, g) if g < last else used
             labels = tf.argmax(logits, -1)
             labels = tf.where(tf.math.is_nan(confidence), -tf.ones_like(labels), labels)
             target = tf.where(exits, here, total)[:, None]
@@ -180,16 +201,15 @@ def _walk_compiled(z: tf.Tensor, head: Head, policy: CascadePolicy, chunk: int) 
     return [field[:total] for field in fields]
 
 
-def _levels(
-    head: Head, policy: CascadePolicy, wide: tf.DType
-) -> list[tuple[tf.Tensor, tf.Tensor | None, tuple[int, int]]]:
+def _levels(head: Head, rule: Rule, wide: tf.DType) -> list[tuple[tf.Tensor, tf.Tensor | None, tuple[int, int]]]:
     """Each level's matrix, its bias, and the columns of ``z`` that it multiplies."""
-    tied, count = isinstance(head, TiedHead), len(policy)
+    tied, count = isinstance(head, TiedHead), len(rule.dims)
     weights = (head.weight,) * count if tied else head.weights
     biases = ((head.bias,) * count if tied else head.biases) or (None,) * count
+    columns = level_columns(Nesting(rule.dims), tied=tied)
     return [
         (tf.cast(weight[:, start:stop], wide), None if bias is None else tf.cast(bias, wide), (start, stop))
-        for weight, bias, (start, stop) in zip(weights, biases, level_columns(policy.nesting, tied=tied), strict=True)
+        for weight, bias, (start, stop) in zip(weights, biases, columns, strict=True)
     ]
 
 
@@ -203,16 +223,15 @@ def _picker(z: tf.Tensor, start: int, stop: int) -> Callable[[tf.Tensor], tf.Ten
 
 def _given(values: tf.Tensor, policy: CascadePolicy, g: int, logits: bool) -> tf.Tensor:
     """The confidence of level ``g`` of given logits or probabilities."""
-    if logits:
-        return _confidence(values, policy.confidence, policy.temperatures[g])
-    if policy.temperatures[g] != 1:
-        return _confidence(tf.math.log(values), policy.confidence, policy.temperatures[g])
+    temperature = None if policy.temperatures[g] == 1 else policy.temperatures[g]
+    if logits or temperature is not None:
+        return _confidence(values if logits else tf.math.log(values), policy.confidence, temperature)
     return _reduce(values, values, policy.confidence, tf.reduce_any(tf.math.is_nan(values), -1))
 
 
-def _confidence(logits: tf.Tensor, kind: str, temperature: float) -> tf.Tensor:
+def _confidence(logits: tf.Tensor, kind: str, temperature: tf.Tensor | float | None) -> tf.Tensor:
     """``spec.confidence`` of logits in their own dtype."""
-    p = tf.nn.softmax(logits if temperature == 1 else logits / temperature)
+    p = tf.nn.softmax(logits if temperature is None else logits / temperature)
     return _reduce(p, logits, kind, tf.math.is_nan(p[..., 0]))  # the sum has made all of them NaN, or none
 
 
