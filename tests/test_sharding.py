@@ -54,8 +54,42 @@ for tied in (True, False):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 """
 
+CASCADES = """
+import jax, numpy as np, mrl
+from jax.sharding import NamedSharding, PartitionSpec as P
+from mrl import spec
+from mrl.cascade import planning
+assert len(jax.devices()) == 2
+use_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh  # as it is called before 0.8
+rng = np.random.default_rng(0)
+policy = mrl.CascadePolicy((0.5, 0.7), (2, 3, 4))
+tied = mrl.TiedHead(*(rng.normal(size=size).astype("float32") for size in ((6, 4), 6)))
+nested = mrl.NestedHead(tuple(rng.normal(size=(6, m)).astype("float32") for m in policy.dims))
+for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,))
+    for shape, store, head, axis, chunk_rows in (
+        ((16, 4), 1, tied, None, 3),  # a chunk a wave
+        ((4, 3, 4), 1 << 20, tied, "data", None),
+        ((16, 4), 1 << 20, nested, None, 3),
+    ):
+        planning.STORE_BYTES = store
+        z = rng.normal(size=shape).astype("float32")
+        whole = jax.device_put(z, NamedSharding(mesh, P("data")))
+        shared = jax.device_put(head, NamedSharding(mesh, P(axis)))
+        predict = lambda z, head: mrl.cascade_predict(z, head, policy, chunk_rows=chunk_rows)
+        split = jax.shard_map(predict, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"))
+        with use_mesh(mesh):
+            results = [run(whole, shared) for run in [predict, jax.jit(predict)] + ([] if axis else [split])]
+        for result in [*results, predict(whole, shared)]:
+            for found, wanted in zip(result, spec.cascade_predict(z, head, policy)):
+                assert found.shape == shape[:-1]
+                np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+        if kind == jax.sharding.AxisType.Explicit:
+            assert all(x.sharding.is_equivalent_to(whole.sharding, z.ndim - 1) for x in results[0])
+"""
 
-@pytest.mark.parametrize("script", [PLACED, MAPPED], ids=["sharded arrays", "shard_map"])
+
+@pytest.mark.parametrize("script", [PLACED, MAPPED, CASCADES], ids=["sharded arrays", "shard_map", "cascades"])
 def test_rows_on_two_devices(backend_jax: None, script: str) -> None:
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(

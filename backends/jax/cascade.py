@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mrl.cascade.planning import level_columns, plan_chunk_rows, plan_wave_rows
 from mrl.cascade.policy import CascadePolicy, CascadeResult
@@ -46,10 +48,26 @@ def cascade_predict(z: Array, head: Head, policy: CascadePolicy, *, chunk_rows: 
     # Thresholds and temperatures are arguments: policies that differ in nothing else share one compilation.
     cuts = jnp.asarray(policy.cuts64 if wide == jnp.float64 else policy.cuts32, wide)
     temperatures = jnp.asarray(policy.temperatures, wide)
-    z = lax.stop_gradient(z).reshape(rows, z.shape[-1])
-    walk = partial(_walk, head=lax.stop_gradient(head), cuts=cuts, temperatures=temperatures)
-    walk = partial(walk, nesting=policy.nesting, kind=policy.confidence, chunk=chunk)
-    parts = [walk(z[i : i + wave]) if rows > wave else walk(z) for i in range(0, max(1, rows), wave)]
+    z, head = lax.stop_gradient((z, head))
+    walk = partial(_walk, nesting=policy.nesting, kind=policy.confidence, chunk=chunk)
+    work = partial(_walk_in_waves, walk=walk, wave=wave)
+    shardings = [jax.typeof(x).sharding for x in jax.tree.leaves((z, head))]
+    explicit = [sharding.mesh for sharding in shardings if sharding.mesh._any_axis_explicit]
+    if explicit:
+        # Where shardings are part of the types, the compiler still plans the walk; a result is placed as its row is.
+        rows_of_z = shardings[0].spec[: len(lead)] if shardings[0].mesh == explicit[0] else ()
+        per_row = NamedSharding(explicit[0], PartitionSpec(*rows_of_z))
+        work = jax.sharding.auto_axes(work, out_sharding=CascadeResult(per_row, per_row, per_row))
+    return work(z, head, cuts, temperatures)
+
+
+def _walk_in_waves(
+    z: Array, head: Head, cuts: Array, temperatures: Array, *, walk: Callable[..., CascadeResult], wave: int
+) -> CascadeResult:
+    lead, rows = z.shape[:-1], math.prod(z.shape[:-1])
+    z = z.reshape(rows, z.shape[-1])
+    waves = [z[i : i + wave] for i in range(0, rows, wave)] if rows > wave else [z]
+    parts = [walk(part, head, cuts, temperatures) for part in waves]
     return CascadeResult(*(jnp.concatenate(field).reshape(lead) for field in zip(*parts, strict=True)))
 
 
@@ -67,11 +85,14 @@ def _walk(
     biases = ((head.bias,) * (last + 1) if tied else head.biases) or (None,) * (last + 1)
     classes, kept_logits = weights[0].shape[0], tied and last > 0
     lanes = jnp.arange(chunk, dtype=jnp.int32)
-    result = CascadeResult(jnp.zeros(rows, int), jnp.zeros(rows, int), jnp.zeros(rows, wide))
-    waiting = jnp.arange(rows + chunk, dtype=jnp.int32)
+    # Under shard_map a loop wants what it starts from to vary over the axes that its results vary over. A zero made of
+    # all inputs does, in every version of JAX, and costs nothing: the compiler knows that it is one.
+    zero = 0 * sum(jnp.isnan(x[(0,) * x.ndim]).astype(jnp.int32) for x in jax.tree.leaves((z, head)))
+    result = CascadeResult(*(jnp.zeros(rows, dtype) + zero.astype(dtype) for dtype in (int, int, wide)))
+    waiting = jnp.arange(rows + chunk, dtype=jnp.int32) + zero
     # A chunk is stored with what lies beyond its undecided rows, which the chunk after it overwrites.
-    store = jnp.zeros((rows + chunk if kept_logits else 0, classes), wide)
-    count = jnp.int32(rows)
+    store = jnp.zeros((rows + chunk if kept_logits else 0, classes), wide) + zero.astype(wide)
+    count = jnp.int32(rows) + zero
     for g, (start, stop) in enumerate(level_columns(nesting, tied=tied)):
         weight = weights[g][:, start:stop].astype(wide).T
         bias = None if biases[g] is None else biases[g].astype(wide)
@@ -102,7 +123,7 @@ def _walk(
                 kept += stays.sum(dtype=jnp.int32)
             return waiting, store, kept, labels, level, confidence
 
-        state = (waiting, store, jnp.int32(0), *result)
+        state = (waiting, store, zero, *result)
         waiting, store, count, *fields = lax.fori_loop(0, (count + chunk - 1) // chunk, step, state)
         result = CascadeResult(*fields)
     return result
