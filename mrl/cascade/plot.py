@@ -76,8 +76,8 @@ def plot_cascade(
     everything = [policy for family in families.values() for _, policy in family]
     places = [place for family in families.values() for place, _ in family]
     found = reports_of(probabilities, labels, everything, logits, confidence_level, 0, places) if everything else []
-    reports = iter(report for _, report, _ in found)
-    lines = {name: [next(reports) for _ in family] for name, family in families.items()}
+    remaining = iter(report for _, report, _ in found)
+    lines = {name: [next(remaining) for _ in family] for name, family in families.items()}
     drawing = Figure(figsize=(10, 4.4), layout="constrained")
     panels = drawing.subplots(1, 2, sharey=True)
     whole = max((report for _, report, _ in found), key=lambda report: len(report.dims), default=None)

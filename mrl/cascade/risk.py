@@ -53,7 +53,7 @@ def controlled_threshold(outcomes: Outcomes, drop: float, delta: float) -> Teste
 
 def surely_right(outcomes: Outcomes, threshold: float) -> NDArray[np.bool_]:
     """Whether the cascade is right, ``(N,)``, on whichever side of the threshold its confidences are rounded to."""
-    right = outcomes.correct[-1]
+    right: NDArray[np.bool_] = outcomes.correct[-1]
     for confidence, correct in zip(outcomes.confidence[-2::-1], outcomes.correct[-2::-1], strict=True):
         surely, maybe = (confidence > threshold + sign * outcomes.rounding for sign in (1, -1))
         right = np.where(surely, correct, right & (correct | ~maybe))
