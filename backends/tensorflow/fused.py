@@ -68,8 +68,9 @@ def fused_cross_entropy(
 
         def backward(upstream: tf.Tensor, _: tf.Tensor) -> Any:
             found = [None if g is None else g * upstream for g in gradients]
-            if not (any(needs) and tf.executing_eagerly()):  # of a graph, what nobody asks for is never run
-                missing = tuple(not needed for needed in needs)
+            missing = tuple(not needed for needed in needs)
+            # Eager, what no tape watched is not wanted; of a graph, what is not wanted is never run.
+            if any(missing) and not (any(needs) and tf.executing_eagerly()):
                 _, rest = sweep(z, leaves, labels, rows * upstream, plan, missing)
                 found = [g if needed else x for g, x, needed in zip(found, rest, needs, strict=True)]
             found = [None if g is None else tf.cast(g, x.dtype) for g, x in zip(found, (z, *leaves), strict=True)]
