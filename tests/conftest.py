@@ -107,3 +107,9 @@ def backend_tensorflow() -> None:
 @pytest.fixture
 def triton_wheel() -> None:
     """For tests that need Triton."""
+
+
+@pytest.fixture
+def keeps_64_bits(backend_name: str, pytestconfig: pytest.Config) -> bool:
+    """Whether the backend takes float64 and int64 as they are, and does not refuse them."""
+    return backend_name != "jax" or pytestconfig.getoption("--x64") == "on"
