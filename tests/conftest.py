@@ -8,6 +8,8 @@ from importlib import import_module
 import pytest
 from hypothesis import HealthCheck, settings
 
+from mrl.testing.drivers import driver_of
+
 with suppress(ImportError):  # it comes with PyTorch for CUDA; imported after TensorFlow, it ends the process
     import triton  # noqa: F401
 
@@ -110,6 +112,6 @@ def triton_wheel() -> None:
 
 
 @pytest.fixture
-def keeps_64_bits(backend_name: str, pytestconfig: pytest.Config) -> bool:
-    """Whether the backend takes float64 and int64 as they are, and does not refuse them."""
-    return backend_name != "jax" or pytestconfig.getoption("--x64") == "on"
+def widest_bits(backend_name: str) -> int:
+    """Of the numbers that the backend takes as they are, and does not refuse."""
+    return 64 if "float64" in driver_of(backend_name).dtypes else 32
