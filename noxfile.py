@@ -50,7 +50,7 @@ def tests(session: nox.Session) -> None:
 def triton(session: nox.Session) -> None:
     """The Triton kernel, interpreted and compiled; by itself, because Triton and TensorFlow crash each other."""
     install(session, "torch", "testing", "demo", tools=(*TEST_TOOLS, TRITON))
-    pytest(session, "--triton", "tests/test_triton.py", "tests/test_transforms.py", backends=("torch",))
+    pytest(session, "--triton", "tests/test_triton.py", "tests/test_transforms_torch.py", backends=("torch",))
 
 
 @nox.session

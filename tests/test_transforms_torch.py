@@ -1,0 +1,173 @@
+"""Every public function under every transform of PyTorch; and the clear errors where the fused form stops."""
+
+import math
+
+import numpy as np
+import pytest
+from transform_cases import CLOSE, FUSED, GRADIENT, HEAD, LABELS, LOSS, NAMES, NESTING, REFUSAL, Z, functions
+
+import mrl
+from mrl import spec
+
+
+class TestTorch:
+    @pytest.fixture(autouse=True)
+    def _torch(self, backend_torch):
+        import torch
+
+        self.torch = torch
+        self.z, self.head, self.labels = (mrl.convert(x.copy() if x is Z else x, "torch") for x in (Z, HEAD, LABELS))
+
+    def loss(self, z, fused=True, **kw):
+        return mrl.nested_cross_entropy(z, self.head, self.labels, NESTING, fused=fused, **kw).total
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_compile_fullgraph(self, name):
+        function, expected = functions(lambda x: mrl.convert(x, "torch"))[name]
+        self.torch.compiler.reset()
+        compiled = self.torch.compile(function, fullgraph=True)
+        z = self.z.clone().requires_grad_()
+        value = compiled(z)
+        np.testing.assert_allclose(value.detach().numpy(), expected, **CLOSE)
+        value.sum().backward()
+        eager = self.z.clone().requires_grad_()
+        function(eager).sum().backward()
+        np.testing.assert_allclose(z.grad.numpy(), eager.grad.numpy(), **CLOSE)
+
+    @pytest.mark.parametrize("chunk_rows", [None, 3])
+    def test_compile_with_a_batch_of_any_size(self, chunk_rows):
+        self.torch.compiler.reset()
+        compiled = self.torch.compile(
+            lambda z, labels: mrl.nested_cross_entropy(z, self.head, labels, NESTING, chunk_rows=chunk_rows).total,
+            fullgraph=True,
+            dynamic=True,
+        )
+        for rows in (4, 2, 3):
+            expected = spec.nested_cross_entropy(Z[:rows], HEAD, LABELS[:rows], NESTING).total
+            np.testing.assert_allclose(compiled(self.z[:rows], self.labels[:rows]), expected, **CLOSE)
+
+    def test_compiled_code_gives_nan_for_a_label_out_of_range(self):
+        self.torch.compiler.reset()
+        bad = self.labels.clone()
+        bad[1] = 3
+        compiled = self.torch.compile(
+            lambda y: mrl.nested_cross_entropy(self.z, self.head, y, NESTING).total, fullgraph=True
+        )
+        assert math.isnan(compiled(bad)) and math.isfinite(compiled(self.labels))
+
+    @FUSED
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+    def test_autocast_keeps_float32_products(self, fused, dtype):
+        z = self.z.clone().requires_grad_()
+        with self.torch.autocast("cpu", dtype=getattr(self.torch, dtype)):
+            value = self.loss(z, fused)
+        assert value.dtype == self.torch.float32
+        np.testing.assert_allclose(value.detach(), LOSS.total, **CLOSE)
+        expected = spec.nested_cross_entropy_vjp(self.z.numpy(), HEAD, LABELS, NESTING, np.ones(()))[0]
+        np.testing.assert_allclose(*self.torch.autograd.grad(value, [z]), expected, **CLOSE)
+
+    @pytest.mark.parametrize("name", ["nested_logits", "fused", "composed"])
+    def test_autocast_keeps_float32_products_in_compiled_code(self, name):
+        function, expected = functions(lambda x: mrl.convert(x, "torch"))[name]
+        self.torch.compiler.reset()
+        compiled = self.torch.compile(function, fullgraph=True, backend="aot_eager")
+        gradients = []
+        for run, dtype in ((function, None), (compiled, self.torch.bfloat16)):
+            z = self.z.clone().requires_grad_()
+            with self.torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+                value = run(z)
+            np.testing.assert_allclose(value.detach(), expected, **CLOSE)
+            gradients += self.torch.autograd.grad(value.sum(), [z])
+        np.testing.assert_allclose(*gradients, **CLOSE)
+
+    def test_half_embeddings_with_a_float32_head(self):
+        z = self.z.bfloat16().requires_grad_()
+        self.loss(z).backward()
+        assert z.grad.dtype == self.torch.bfloat16
+        expected = spec.nested_cross_entropy_vjp(z.detach().float().numpy(), HEAD, LABELS, NESTING, np.ones(()))[0]
+        np.testing.assert_allclose(z.grad.float(), expected, rtol=2**-8, atol=1e-6)
+
+    @FUSED
+    def test_tensors_without_values(self, fused):
+        """Labels that are fake, or traced with fakes, cannot be looked at; nothing else needs their values."""
+        from torch._subclasses.fake_tensor import FakeTensorMode
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        def loss(z, weight, bias, labels):
+            return mrl.nested_cross_entropy(z, mrl.TiedHead(weight, bias), labels, NESTING, fused=fused).total
+
+        arrays = self.z, *self.head, self.labels
+        traced = make_fx(self.torch.func.grad(loss), tracing_mode="fake")(*arrays)
+        np.testing.assert_allclose(traced(*arrays), GRADIENT, **CLOSE)
+        with FakeTensorMode():
+            head, labels = mrl.TiedHead(self.torch.ones(3, 5)), self.torch.ones(4, dtype=self.torch.int64)
+            z = self.torch.ones(4, 6, requires_grad=True)
+            loss = mrl.nested_cross_entropy(z, head, labels, NESTING, fused=fused)
+            (gradient,) = self.torch.autograd.grad(loss.total, z)
+            assert gradient.shape == (4, 6)
+
+    @FUSED
+    def test_func_grad(self, fused):
+        gradient = self.torch.func.grad(lambda z: self.loss(z, fused))(self.z)
+        np.testing.assert_allclose(gradient, GRADIENT, **CLOSE)
+
+    def test_composed_form_has_every_order_and_vmap(self):
+        func = self.torch.func
+        hessian = func.hessian(lambda z: self.loss(z, False))(self.z)
+        forward_over_reverse = func.jacfwd(func.grad(lambda z: self.loss(z, False)))(self.z)
+        np.testing.assert_allclose(hessian, forward_over_reverse, **CLOSE)
+        rows = func.vmap(
+            func.grad(lambda z, y: mrl.nested_cross_entropy(z[None], self.head, y[None], NESTING, fused=False).total)
+        )(self.z, self.labels)
+        np.testing.assert_allclose(rows / len(Z), GRADIENT, **CLOSE)
+
+    @pytest.mark.parametrize("reduction", ["mean", "none"])
+    def test_fused_form_refuses_more(self, reduction):
+        func, torch = self.torch.func, self.torch
+
+        def loss(z):
+            return self.loss(z, reduction=reduction).sum()
+
+        asked = {
+            "jvp": lambda: func.jvp(loss, (self.z,), (self.z,)),
+            "hessian": lambda: func.hessian(loss)(self.z),
+            "grad of grad": lambda: func.grad(lambda z: func.grad(loss)(z).norm())(self.z),
+            "vmap": lambda: func.vmap(
+                lambda z, y: mrl.nested_cross_entropy(z[None], self.head, y[None], NESTING).total
+            )(self.z, self.labels),
+            "jacrev": lambda: func.jacrev(loss)(self.z),
+        }
+        for ask in asked.values():
+            with pytest.raises(RuntimeError, match=REFUSAL):
+                ask()
+        z = self.z.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(z), z, create_graph=True)
+        with pytest.raises(RuntimeError, match=REFUSAL):
+            gradient.norm().backward()
+
+    def test_per_level_carries_no_gradient(self):
+        z = self.z.clone().requires_grad_()
+        for fused in (True, False):
+            assert not mrl.nested_cross_entropy(z, self.head, self.labels, NESTING, fused=fused).per_level.requires_grad
+
+    def test_nothing_is_computed_for_what_is_frozen(self, monkeypatch):
+        """With the head frozen only z's product runs backward, and with nothing to learn none does."""
+        shapes = []
+        product = self.torch.mm
+        monkeypatch.setattr(
+            self.torch, "mm", lambda a, b, **kw: (shapes.append((a.shape, b.shape)), product(a, b, **kw))[1]
+        )
+        self.loss(self.z)
+        assert shapes == []
+        self.loss(self.z.clone().requires_grad_()).backward()
+        assert len(shapes) == len(NESTING)
+
+    def test_gradcheck(self):
+        z, head = self.z.double().requires_grad_(), mrl.TiedHead(*(x.double().requires_grad_() for x in self.head))
+        for kw in ({}, {"reduction": "none", "label_smoothing": 0.1}, {"chunk_rows": 3, "ignore_index": 1}):
+            assert self.torch.autograd.gradcheck(
+                lambda z, w, b, kw=kw: (
+                    mrl.nested_cross_entropy(z, mrl.TiedHead(w, b), self.labels, NESTING, **kw).total
+                ),
+                (z, *head),
+            )
