@@ -18,7 +18,7 @@ nox.options.sessions = ["lint", "types", "build", "tests"]
 ROOT = Path(__file__).parent
 FRAMEWORKS = ("torch", "jax", "tensorflow")
 BACKENDS = ("numpy", *FRAMEWORKS)
-TEST_TOOLS = ("pytest>=8", "pytest-xdist>=3.6", "tomli>=2; python_version < '3.11'")
+TEST_TOOLS = ("pytest>=8", "pytest-xdist>=3.6")
 TRITON = "triton>=3.2"  # comes with PyTorch for CUDA, not with PyTorch for the CPU
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TOKENIZERS_PARALLELISM": "false"}
 

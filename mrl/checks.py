@@ -22,7 +22,7 @@ _DTYPE_NAMES: dict[np.dtype[Any], str] = {}
 def check_nesting(nesting: Nesting) -> None:
     if not isinstance(nesting, Nesting):
         raise TypeError(
-            f"nesting: expected a mrl.Nesting, got {nesting!r} of type {type(nesting).__name__}; "
+            f"nesting: expected an mrl.Nesting, got {nesting!r} of type {type(nesting).__name__}; "
             "write mrl.Nesting((8, 16, 32))"
         )
 
@@ -36,7 +36,7 @@ def head_arrays(head: Head, nesting: Nesting) -> dict[str, Array]:
         return arrays
     if not isinstance(head, NestedHead):
         raise TypeError(
-            f"head: expected a mrl.TiedHead or mrl.NestedHead, got {type(head).__name__}; "
+            f"head: expected an mrl.TiedHead or mrl.NestedHead, got {type(head).__name__}; "
             "wrap the arrays, for example mrl.TiedHead(weight, bias)"
         )
     arrays = {}
@@ -78,6 +78,25 @@ def check_embedding(name: str, z: Array, width: int) -> tuple[int | None, ...]:
             "widen the embedding or leave out the larger granularities"
         )
     return shape
+
+
+def check_device(name: str, backend: Backend, device: Any) -> None:
+    """A device that the backend can put an array on, named in its framework's words; ``None`` is its default."""
+    if device is None:
+        return
+    try:
+        backend.from_numpy(np.zeros(1, np.float32), dtype=None, device=device)
+    except Exception as error:  # each framework has its own kind
+        raise ValueError(
+            f"{name}: expected a device such as {backend.devices()}, got {device!r} ({error}); choose one"
+        ) from error
+
+
+def check_dim(name: str, dim: int, z: Array) -> None:
+    """A prefix of ``dim`` dimensions, of an embedding ``z`` that has as many."""
+    width = check_embedding("z", z, 1)[-1]
+    if width is not None and dim > width:
+        raise ValueError(f"{name}: expected an integer in [1, {width}], the last axis of z, got {dim}; choose one")
 
 
 def check_head(head: Head, arrays: dict[str, Array], nesting: Nesting) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 
@@ -20,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mrl", description="Matryoshka Representation Learning in any framework.")
+    parser.add_argument("--version", action="version", version=f"mrl {metadata.version('mrl')}")
     commands = parser.add_subparsers(dest="command", required=True)
 
     demo = commands.add_parser("demo", help="train MRL, MRL-E and fixed-size heads on real images and compare them")

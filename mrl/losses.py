@@ -40,7 +40,7 @@ def truncate(z: Array, dim: int, *, normalize: bool = True) -> Array:
     backend = backend_of({"z": z})
     checks.check_flag("normalize", normalize)
     dim = checks.check_integer("dim", dim, at_least=1)
-    checks.check_embedding("z", z, dim)
+    checks.check_dim("dim", dim, z)
     return backend.truncate(z, dim, normalize=bool(normalize))
 
 

@@ -151,7 +151,10 @@ def _weight(value: Any, g: int) -> float:
         raise TypeError(
             f"weights[{g}]: expected a number, got {value!r} of type {type(value).__name__}; write it as a float"
         )
-    weight = float(value)
+    try:
+        weight = float(value)
+    except OverflowError:  # of an integer past any float
+        weight = math.inf
     if not math.isfinite(weight) or weight < 0:
         raise ValueError(
             f"weights[{g}]: expected a finite non-negative number, got {weight}; use 0.0 to leave a granularity out"

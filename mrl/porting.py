@@ -66,8 +66,9 @@ def convert(tree: Any, backend: str, *, device: Any = None) -> Any:
             that both share and else uses the framework's default.
 
     Raises:
-        TypeError: a leaf that is neither an array nor a plain value, or a traced array.
-        ValueError: an unknown backend.
+        TypeError: a leaf that is neither an array nor a plain value, or a traced array, or of a dtype that the
+            target has not.
+        ValueError: an unknown backend or device, or float64 and int64 for a JAX without 64-bit numbers.
         ImportError: the backend is not installed.
 
     Example:
@@ -76,6 +77,7 @@ def convert(tree: Any, backend: str, *, device: Any = None) -> Any:
         (2, 3)
     """
     target = backend_named(backend)
+    checks.check_device("device", target, device)
 
     def move(leaf: Any, path: str) -> Any:
         plain = leaf is None or isinstance(leaf, (bool, int, float, complex, str, bytes))
@@ -90,9 +92,13 @@ def convert(tree: Any, backend: str, *, device: Any = None) -> Any:
         source = backend_of({path: leaf})
         if source is target and device is None:
             return leaf
-        return target.from_numpy(
-            leaf if source is target else source.to_numpy(leaf, blocking=True), dtype=None, device=device
-        )
+        try:
+            if source is not target:
+                leaf = source.to_numpy(leaf, blocking=True)
+                leaf = leaf if leaf.dtype.isnative else leaf.astype(leaf.dtype.newbyteorder("="))
+            return target.from_numpy(leaf, dtype=None, device=device)
+        except (TypeError, ValueError) as error:  # of a dtype, say, that the target has not
+            raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{path}: {error}") from error
 
     return move(tree, "tree")
 
@@ -123,7 +129,7 @@ def init_head(
 
     Raises:
         TypeError: an argument of a wrong kind.
-        ValueError: no classes, a negative seed, an unknown backend or dtype.
+        ValueError: no classes, a negative seed, an unknown backend, dtype or device.
         ImportError: the backend is not installed.
 
     Example:
@@ -139,6 +145,7 @@ def init_head(
     if dtype not in checks.FLOATING:
         raise ValueError(f"dtype: expected one of {checks.FLOATING}, got {dtype!r}; name it as a string")
     target = backend_named(backend)
+    checks.check_device("device", target, device)
     rng = np.random.default_rng(seed)
 
     def linear(width: int) -> tuple[Any, Any]:

@@ -29,7 +29,7 @@ def make(backend_name: str):
 HALVES = np.full((2, 3, 2), 0.5)
 
 BAD_EXITS = [
-    ("dims for a policy", {"policy": (2, 4)}, TypeError, r"policy: expected a mrl\.CascadePolicy, got tuple"),
+    ("dims for a policy", {"policy": (2, 4)}, TypeError, r"policy: expected an mrl\.CascadePolicy, got tuple"),
     ("a list", {"values": HALVES.tolist()}, TypeError, r"probabilities: expected an array of one of .* got list"),
     ("integers", {"dtype": "int32"}, TypeError, r"probabilities: expected a dtype of .*float32.*, got int32"),
     ("too many levels", {"shape": (3, 3, 2)}, ValueError, r"probabilities: expected shape \(G, \.\.\., C\) with G = 2"),
@@ -58,13 +58,13 @@ def test_cascade_exit_refuses(make, change, error, message) -> None:
 
 
 BAD_PREDICTIONS = [
-    ("no policy", {"policy": 0.5}, TypeError, r"policy: expected a mrl\.CascadePolicy, got float"),
+    ("no policy", {"policy": 0.5}, TypeError, r"policy: expected an mrl\.CascadePolicy, got float"),
     ("a narrow z", {"z": (3, 3)}, ValueError, r"z: expected shape \(\.\.\., D\) with D at least 4, got \(3, 3\)"),
     ("a narrow weight", {"weight": (5, 3)}, ValueError, r"head\.weight: expected shape \(C, D\) with D at least 4"),
     ("an integer z", {"z_dtype": "int32"}, TypeError, r"z: expected a dtype of"),
     ("no chunk", {"chunk_rows": 0}, ValueError, r"chunk_rows: expected an integer of at least 1, got 0"),
     ("a float chunk", {"chunk_rows": 1.5}, TypeError, r"chunk_rows: expected an integer"),
-    ("no head", {"head": None}, TypeError, r"head: expected a mrl\.TiedHead or mrl\.NestedHead, got NoneType"),
+    ("no head", {"head": None}, TypeError, r"head: expected an mrl\.TiedHead or mrl\.NestedHead, got NoneType"),
     (
         "a level too few",
         {"head": "short"},
@@ -103,7 +103,8 @@ BAD_FITS = [
     ("no drop", {"method": "risk"}, TypeError, r"drop: expected a number with method='risk'"),
     ("dim as text", {**BUDGET, "dim": "3"}, TypeError, r"dim: expected a number, got '3'"),
     ("dim as bool", {**BUDGET, "dim": True}, TypeError, r"dim: expected a number, got True"),
-    ("no dimensions", {**BUDGET, "dim": 0}, ValueError, r"dim: expected a positive finite number"),
+    ("no dimensions", {**BUDGET, "dim": 0}, ValueError, r"dim: expected a positive finite number of .*; an average of"),
+    ("too many dimensions", {**BUDGET, "dim": 10**400}, ValueError, r"dim: expected a positive finite number"),
     ("NaN dimensions", {**BUDGET, "dim": math.nan}, ValueError, r"dim: expected a positive finite number"),
     ("percent", {"method": "accuracy", "target": 76.3}, ValueError, r"target: expected a share in \[0, 1\], got 76\.3"),
     ("a drop of all", {**RISK, "drop": 1}, ValueError, r"drop: expected a share in \[0, 1\)"),
@@ -134,7 +135,7 @@ BAD_FITS = [
     ),
     ("a label below zero", {"labels": [0, -1, 1]}, ValueError, r"labels: .*got -1 at position 1"),
     ("no labels", {"labels": None}, TypeError, r"labels: expected one class index per example, got None"),
-    ("dims for a nesting", {"nesting": (2, 4)}, TypeError, r"nesting: expected a mrl\.Nesting"),
+    ("dims for a nesting", {"nesting": (2, 4)}, TypeError, r"nesting: expected an mrl\.Nesting"),
     ("no example", {"values": np.zeros((2, 0, 2)), "labels": []}, ValueError, r"labels: expected at least one example"),
 ]
 
@@ -158,6 +159,8 @@ BAD_PAIRS = [
     ("integers", {"pair": (PAIR[1].astype(int), PAIR[1])}, TypeError, r"confidence: expected a dtype of"),
     ("another shape", {"pair": (PAIR[0], PAIR[1][:, :2])}, ValueError, r"correct: expected shape \(G, N\) with G = 2"),
     ("another G", {"pair": (PAIR[0][:1], PAIR[1][:1])}, ValueError, r"confidence: expected shape \(G, N\) with G = 2"),
+    ("largest logits", {"pair": (PAIR[0] + 2, PAIR[1])}, ValueError, r"confidence: .* got 2\.5 at level 0, example 0"),
+    ("negative", {"pair": (PAIR[0] - 1, PAIR[1])}, ValueError, r"confidence: expected numbers in \[0, 1\], got -0\.5"),
     ("none", {"pair": (PAIR[0][:, :0], PAIR[1][:, :0])}, ValueError, r"confidence: expected at least one example"),
 ]
 
@@ -167,6 +170,11 @@ def test_pairs_are_refused(change, error, message) -> None:
     change = dict(change)
     with pytest.raises(error, match=message):
         mrl.fit_cascade(change.pop("pair", PAIR), change.pop("labels", None), NESTING, **change)
+
+
+def test_a_list_of_logits_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"logits: expected an array of one of .*, got list"):
+        mrl.fit_temperatures([[[1.0, 2.0]]], np.array([0]))
 
 
 def test_two_frameworks_in_one_call(framework_name: str) -> None:
@@ -208,7 +216,7 @@ def test_traced_arrays_are_refused(framework_name: str) -> None:
 
 def test_reports_curves_and_figures_refuse(make) -> None:
     values, labels = make(HALVES), make([0, 1, 0], "int32")
-    with pytest.raises(TypeError, match=r"policy: expected a mrl\.CascadePolicy"):
+    with pytest.raises(TypeError, match=r"policy: expected an mrl\.CascadePolicy"):
         mrl.cascade_report(values, labels, (0.5,))
     with pytest.raises(ValueError, match="confidence_level: expected a number between 0 and 1, got 95"):
         mrl.cascade_report(values, labels, POLICY, confidence_level=95)
@@ -218,7 +226,7 @@ def test_reports_curves_and_figures_refuse(make) -> None:
         mrl.cascade_report(values, labels, POLICY, seed=0.5)
     with pytest.raises(ValueError, match="policies: expected at least one policy"):
         mrl.cascade_curve(values, labels, [])
-    with pytest.raises(TypeError, match=r"policy: expected a mrl\.CascadePolicy"):
+    with pytest.raises(TypeError, match=r"policy: expected an mrl\.CascadePolicy"):
         mrl.cascade_curve(values, labels, [POLICY, 0.5])
     with pytest.raises(ValueError, match=r"policies\[1\]: expected the first of dims \(2, 4\), got \(3,\)"):
         mrl.cascade_curve(values, labels, [POLICY, mrl.CascadePolicy((), (3,))])
@@ -231,7 +239,7 @@ def test_reports_curves_and_figures_refuse(make) -> None:
         mrl.plot_cascade(values, labels, {"a": POLICY, "b": [POLICY, other]})
     with pytest.raises(ValueError, match=r"policies\['a'\]: expected at least one policy, got none"):
         mrl.plot_cascade(values, labels, {"a": [], "b": POLICY})
-    with pytest.raises(TypeError, match=r"policies\['a'\]: expected a mrl.CascadePolicy or several, got float"):
+    with pytest.raises(TypeError, match=r"policies\['a'\]: expected an mrl.CascadePolicy or several, got float"):
         mrl.plot_cascade(values, labels, {"a": 0.5})
     with pytest.raises(TypeError, match="policies: expected names to policies, got CascadePolicy"):
         mrl.plot_cascade(values, labels, POLICY)

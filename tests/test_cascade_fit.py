@@ -212,6 +212,14 @@ def test_totals_agree_with_means_as_floats(examples: int, dim: float) -> None:
     assert count / examples >= share and (count == 0 or (count - 1) / examples < share)
 
 
+def test_a_budget_past_every_level_is_no_limit() -> None:
+    probabilities, labels = softmax_outputs(50, 3)
+    nesting = mrl.Nesting((8, 16, 32))
+    for dim in (1e17, 1e300, 10**30):
+        policy = mrl.fit_cascade(probabilities, labels, nesting, method="budget", dim=dim)
+        assert policy.thresholds == mrl.fit_cascade(probabilities, labels, nesting, method="budget", dim=32).thresholds
+
+
 def test_a_target_out_of_reach_names_what_is_within() -> None:
     confidence, correct = np.array([[0.9, 0.2], [0.9, 0.9]]), np.array([[True, False], [False, False]])
     with pytest.raises(ValueError, match=r"target: .* got 0\.75; the largest accuracy within reach is 0\.5"):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,6 +121,7 @@ def changed(**changes) -> str:
         (changed(dims=[4, 2]), r"text: .* in which dims"),
         (changed(thresholds=["0.5"]), r"text: .* in which thresholds\[0\]"),
         (changed(thresholds=[2]), r"text: .* in which thresholds\[0\]"),
+        (changed(thresholds=[10**400]), r"text: .* in which thresholds\[0\]: expected a number in \[0, 1\], got inf"),
         (POLICY.to_json().replace("0.5", "NaN"), r"NaN is not a number of JSON"),
         (POLICY.to_json().replace('"version": 1', '"version": 1, "version": 1'), r"a key occurs twice"),
     ],
@@ -151,5 +153,6 @@ def test_policies_are_values() -> None:
     assert pickle.loads(pickle.dumps(policy)) == policy
     assert len(policy) == 3 and policy.capped(3) == policy and policy.capped(1).thresholds == ()
     assert mrl.CascadePolicy((0.7, 0.5), dims) != policy
+    assert replace(policy, thresholds=(0.1, 0.2)) == mrl.CascadePolicy((0.1, 0.2), dims, temperatures=temperatures)
     with pytest.raises(AttributeError):
         policy.dims = (1,)

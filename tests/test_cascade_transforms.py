@@ -32,6 +32,25 @@ class TestTorch:
                 spec.cascade_predict(Z[:rows], host_head(head), POLICY),
             )
 
+    def test_one_graph_serves_batches_of_many_sizes(self):
+        """Of a size that was made a constant the ninth would be refused."""
+        self.torch.compiler.reset()
+        head, z = mrl.convert(TIED, "torch"), self.torch.from_numpy(Z.copy())
+        compiled = self.torch.compile(
+            lambda z: mrl.cascade_predict(z, head, POLICY), fullgraph=True, backend="aot_eager"
+        )
+        for rows in range(2, 13):
+            same(compiled(z[:rows]), spec.cascade_predict(Z[:rows], TIED, POLICY))
+
+    @pytest.mark.parametrize("double", ["z", "weight", "bias"])
+    def test_a_graph_knows_the_dtype_of_its_confidences(self, double):
+        z, weight, bias = (self.torch.from_numpy(x.copy()) for x in (Z, *TIED))
+        given = {"z": z, "weight": weight, "bias": bias}
+        given[double] = given[double].double()
+        rest = (POLICY.thresholds, DIMS, POLICY.confidence, POLICY.temperatures, True, None)
+        operator = self.torch.ops.mrl.cascade_predict
+        self.torch.library.opcheck(operator, (given["z"], [given["weight"]], [given["bias"]], *rest))
+
     def test_no_gradient_and_no_autocast(self):
         z, head = self.torch.from_numpy(Z.copy()).requires_grad_(), mrl.convert(TIED, "torch")
         head.weight.requires_grad_()

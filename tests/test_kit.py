@@ -79,6 +79,23 @@ def test_a_wrong_dtype_fails_the_proof() -> None:
         )
 
 
+def test_a_missing_output_fails_the_proof() -> None:
+    case = mrl.testing.CASES[4]
+
+    def function(layout: Layout):
+        run = case.function(layout)
+        return lambda arrays, constants: run(arrays, constants)[:1]
+
+    with pytest.raises(AssertionError, match=r"expected the outputs \['total', 'per_level'\], got 1 of them"):
+        prove(replace(case, function=function), ValueDriver("numpy"), "eager", "float32", examples=5)
+
+
+@pytest.mark.parametrize("argument", ["ops", "dtypes", "modes"])
+def test_a_proof_of_nothing_is_refused(argument: str) -> None:
+    with pytest.raises(ValueError, match=f"{argument}: expected at least one of"):
+        mrl.testing.check_backend("numpy", **{argument: []})
+
+
 @pytest.mark.parametrize(("argument", "value"), [("ops", "softmax"), ("dtypes", "float8"), ("modes", "lazy")])
 def test_unknown_names_are_refused(argument: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"{argument}: expected names of .* got '{value}'"):
@@ -163,6 +180,16 @@ def test_check_loss_passes_what_is_right() -> None:
 def test_check_loss_finds_the_classic_mistakes(loss, options) -> None:
     with pytest.raises(AssertionError, match=rf"{loss.__name__} on numpy .* times its error bound .*(\n|.)*nesting="):
         mrl.testing.check_loss(loss, **options)
+
+
+def test_of_two_mistakes_one_is_shown(backend_torch: None) -> None:
+    def loss(z, head, labels, nesting):
+        if head.weight.shape[0] == 1:
+            raise RuntimeError("no classes to tell apart")
+        return mrl.nested_cross_entropy(z, head, labels, mrl.Nesting(nesting.dims)).total
+
+    with pytest.raises((AssertionError, RuntimeError)):  # and no group of both
+        mrl.testing.check_loss(loss, tied=True, backend="torch", random_seed=0)
 
 
 def test_check_loss_takes_every_option(backend_name: str) -> None:

@@ -1,7 +1,7 @@
 """One distribution whose package list, files and stated versions agree with the tree."""
 
 import inspect
-import sys
+import tomllib
 from importlib import import_module, metadata
 from pathlib import Path
 
@@ -9,11 +9,6 @@ import pytest
 
 import mrl
 from mrl.protocol import FURTHER_KERNELS, KERNELS, Backend
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -65,11 +65,21 @@ def test_every_dtype_survives(backend_name: str) -> None:
 
 
 def test_awkward_arrays(backend_name: str, widest_bits: int) -> None:
-    """Not contiguous, reversed, read-only, of no axis, of no entry."""
+    """Not contiguous, reversed, read-only, of no axis, of no entry, of the other byte order, between other fields."""
     row = np.arange(12, dtype=f"float{widest_bits}")
     frozen = row[:6].reshape(2, 3)
     frozen.setflags(write=False)
-    for array in (row.reshape(3, 4).T, row[::-1], frozen, row[:1].reshape(()), row[:0].reshape(0, 2)):
+    swapped = row.astype(row.dtype.newbyteorder())
+    field = np.array([(1.5, 1), (2.5, 2)], [("x", row.dtype), ("y", np.int8)])["x"]
+    for array in (
+        row.reshape(3, 4).T,
+        row[::-1],
+        frozen,
+        row[:1].reshape(()),
+        row[:0].reshape(0, 2),
+        swapped,
+        field,
+    ):
         back = mrl.convert(mrl.convert(array, backend_name), "numpy")
         np.testing.assert_array_equal(back, array)
         assert np.shape(back) == np.shape(array)
@@ -106,6 +116,29 @@ def test_traced_arrays_are_refused(backend_jax: None) -> None:
 
     with pytest.raises(TypeError, match=r"traced|symbolic"):
         jax.jit(lambda x: mrl.convert(x, "numpy"))(np.ones(2, np.float32))
+
+
+@pytest.mark.parametrize("device", ["nowhere", "gpu:63", "cpu:x"])
+def test_a_device_that_is_not_there_is_refused(backend_name: str, device: str) -> None:
+    for place in (
+        lambda: mrl.convert(np.ones(2, np.float32), backend_name, device=device),
+        lambda: mrl.init_head(mrl.Nesting((2,)), 3, tied=True, backend=backend_name, seed=0, device=device),
+    ):
+        with pytest.raises(ValueError, match=f"device: expected a device such as .*, got '{device}'"):
+            place()
+
+
+def test_the_default_device_of_torch_is_a_default_here(backend_torch: None) -> None:
+    import torch
+
+    with torch.device("meta"):
+        assert mrl.init_head(mrl.Nesting((2,)), 3, tied=True, backend="torch", seed=0).weight.device.type == "meta"
+        assert mrl.convert(np.ones(2), "torch", device="cpu").device.type == "cpu"
+
+
+def test_a_leaf_that_cannot_be_ported_is_named(framework_name: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"tree\['y'\]\[1\]: "):
+        mrl.convert({"y": [np.ones(2, np.float32), np.array([object()])]}, framework_name)
 
 
 def test_convert_refuses() -> None:
@@ -157,7 +190,7 @@ def test_init_head_gives_the_same_numbers_everywhere(backend_name: str, dtype: s
         ({"tied": 1}, TypeError, "tied: expected True or False"),
         ({"dtype": "int8"}, ValueError, "dtype: expected one of"),
         ({"backend": "mxnet"}, ValueError, "backend: expected one of"),
-        ({"nesting": (2, 4)}, TypeError, r"nesting: expected a mrl\.Nesting"),
+        ({"nesting": (2, 4)}, TypeError, r"nesting: expected an mrl\.Nesting"),
     ],
 )
 def test_init_head_refuses(change: dict, error: type, message: str) -> None:

@@ -11,7 +11,7 @@ OPS = [case.name for case in mrl.testing.CASES]
 
 @pytest.mark.parametrize("op", OPS)
 def test_backend_equals_the_specification(backend_name: str, op: str) -> None:
-    rows = mrl.testing.check_backend(backend_name, ops=[op], examples=24)
+    rows = mrl.testing.check_backend(backend_name, ops=[op], specials=True, examples=24)
     driver = driver_of(backend_name)
     assert {(row.dtype, row.mode) for row in rows} == {
         (dtype, mode) for dtype in driver.dtypes for mode in driver.modes
@@ -25,7 +25,7 @@ def test_backend_equals_the_specification(backend_name: str, op: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_bounds_leave_room_for_a_right_implementation_and_no_more(dtype: str) -> None:
     """In float64 the specification is compared with itself: exact. A bound must not be infinite or zero."""
-    rows = mrl.testing.check_backend("numpy", dtypes=[dtype], examples=24)
+    rows = mrl.testing.check_backend("numpy", dtypes=[dtype], specials=True, examples=24)
     assert all(row.worst < 0.5 for row in rows)
 
 
@@ -43,3 +43,24 @@ def test_a_small_loss_beside_large_logits_keeps_its_digits(backend_name: str, fu
         key = ("small loss", fused)
         (found,) = driver.run(mode, key, loss, [z, weight], [np.array([0])], None, "float32", None).outputs
         np.testing.assert_allclose(found, 2 * np.log1p(np.exp(-5) + np.exp(-10)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_excluded_class_has_no_part(backend_name: str, fused: bool, reduction: str, tied: bool) -> None:
+    """A padding token that a bias of minus infinity forbids is what stands in for the label of an ignored row."""
+    nesting, bias = mrl.Nesting((1, 2), weights=(1.0, 0.5)), np.array([-np.inf, 0.25, -0.5], np.float32)
+    weight = np.array([[1.0, 2.0], [0.5, -1.0], [0.0, 1.5]], np.float32)
+    head = mrl.TiedHead(weight, bias) if tied else mrl.NestedHead((weight[:, :1], weight), (bias, bias))
+    z, labels = np.array([[1.0, 2.0], [3.0, -4.0], [np.nan, 0.0]], np.float32), np.array([1, 2, 0], np.int32)
+    others = [np.logaddexp(*(z[:2, :m] @ weight[1:, :m].T + bias[1:]).T) for m in nesting.dims]
+    picked = [(z[[0, 1], :m] * weight[[1, 2], :m]).sum(1) + bias[1:] for m in nesting.dims]
+    losses = 1.0 * (others[0] - picked[0]) + 0.5 * (others[1] - picked[1])
+    expected = losses.mean() if reduction == "mean" else [*losses, 0.0]
+    given = [mrl.convert(x, backend_name) for x in (z, head, labels)]
+    loss = mrl.nested_cross_entropy(*given, nesting, ignore_index=0, reduction=reduction, fused=fused)
+    np.testing.assert_allclose(mrl.convert(loss.total, "numpy"), expected, rtol=1e-6)
+    nothing = [given[0], given[1], mrl.convert(np.zeros(3, np.int32), backend_name)]
+    loss = mrl.nested_cross_entropy(*nothing, nesting, ignore_index=0, reduction=reduction, fused=fused)
+    assert not np.any(mrl.convert(loss.total, "numpy"))

@@ -46,6 +46,44 @@ class TestTorch:
             expected = spec.nested_cross_entropy(Z[:rows], HEAD, LABELS[:rows], NESTING).total
             np.testing.assert_allclose(compiled(self.z[:rows], self.labels[:rows]), expected, **CLOSE)
 
+    def test_one_graph_serves_batches_of_many_sizes(self):
+        """Of a size that was made a constant the ninth would be refused."""
+        self.torch.compiler.reset()
+        compiled = self.torch.compile(
+            lambda z, labels: mrl.nested_cross_entropy(z, self.head, labels, NESTING, reduction="none").total,
+            fullgraph=True,
+            backend="aot_eager",
+        )
+        for rows in range(2, 13):
+            z, labels = self.z.repeat(3, 1)[:rows], self.labels.repeat(3)[:rows]
+            found = compiled(z, labels)
+            expected = spec.nested_cross_entropy(z.numpy(), HEAD, labels.numpy(), NESTING, reduction="none").total
+            np.testing.assert_allclose(found, expected, **CLOSE)
+
+    @pytest.mark.parametrize("reduction", ["mean", "none"])
+    def test_a_second_derivative_of_a_captured_graph_is_refused(self, reduction):
+        loss, torch = self.loss, self.torch
+
+        class Module(torch.nn.Module):
+            def forward(self, z):
+                return loss(z, reduction=reduction).sum()
+
+        torch.compiler.reset()
+        z = self.z.clone().requires_grad_()
+        captured = torch.compile(Module(), fullgraph=True, backend="eager")
+        for run in (captured, torch.export.export(Module(), (z,)).module()):
+            (gradient,) = torch.autograd.grad(run(z), z, create_graph=True)
+            scale = 1 if reduction == "mean" else len(Z)
+            np.testing.assert_allclose(gradient.detach(), scale * GRADIENT, **CLOSE)
+            with pytest.raises(RuntimeError, match=REFUSAL):
+                torch.autograd.grad(gradient.square().sum(), z)
+
+    @FUSED
+    def test_tensors_of_no_device(self, fused):
+        z, head, labels = (mrl.convert(x, "torch", device="meta") for x in (self.z, self.head, self.labels))
+        loss = mrl.nested_cross_entropy(z, head, labels, NESTING, fused=fused)
+        assert loss.per_level.shape == (3,) and mrl.nested_logits(z, head, NESTING).shape == (3, 4, 3)
+
     def test_compiled_code_gives_nan_for_a_label_out_of_range(self):
         self.torch.compiler.reset()
         bad = self.labels.clone()
@@ -136,6 +174,9 @@ class TestTorch:
                 lambda z, y: mrl.nested_cross_entropy(z[None], self.head, y[None], NESTING).total
             )(self.z, self.labels),
             "jacrev": lambda: func.jacrev(loss)(self.z),
+            "jacobian": lambda: torch.autograd.functional.jacobian(
+                lambda z: self.loss(z, reduction="none"), self.z, vectorize=True
+            ),
         }
         for ask in asked.values():
             with pytest.raises(RuntimeError, match=REFUSAL):

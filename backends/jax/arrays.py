@@ -36,6 +36,13 @@ def to_numpy(array: Array, *, blocking: bool) -> np.ndarray | None:
     return np.asarray(array)
 
 
+def on_host(array: Array) -> bool:
+    """Whether it lies in a CPU's memory; of a traced one, whether it would by default."""
+    if isinstance(array, jax.core.Tracer):
+        return jax.default_backend() == "cpu"
+    return all(device.platform == "cpu" for device in array.devices())
+
+
 def devices() -> tuple[str, ...]:
     return tuple(f"{device.platform}:{device.id}" for device in jax.devices())
 

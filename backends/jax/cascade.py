@@ -16,7 +16,7 @@ from mrl.cascade.policy import CascadePolicy, CascadeResult
 from mrl.heads import Head, TiedHead
 from mrl.nesting import Nesting
 
-from .arrays import accumulation_dtype, product
+from .arrays import accumulation_dtype, on_host, product
 
 
 def cascade_exit(probabilities: Array, policy: CascadePolicy, *, logits: bool) -> CascadeResult:
@@ -42,8 +42,7 @@ def cascade_predict(z: Array, head: Head, policy: CascadePolicy, *, chunk_rows: 
     if rows == 0:
         return CascadeResult(jnp.zeros(lead, int), jnp.zeros(lead, int), jnp.zeros(lead, wide))
     classes = (head.weight if isinstance(head, TiedHead) else head.weights[0]).shape[0]
-    on_host = jax.default_backend() == "cpu"
-    chunk = plan_chunk_rows(rows, classes, wide.itemsize, on_host=on_host, chunk_rows=chunk_rows)
+    chunk = plan_chunk_rows(rows, classes, wide.itemsize, on_host=on_host(z), chunk_rows=chunk_rows)
     wave = max(1, min(rows, plan_wave_rows(chunk, classes, wide.itemsize)))
     # Thresholds and temperatures are arguments: policies that differ in nothing else share one compilation.
     cuts = jnp.asarray(policy.cuts64 if wide == jnp.float64 else policy.cuts32, wide)

@@ -20,7 +20,7 @@ from mrl.heads import Head, TiedHead
 from mrl.nesting import Nesting
 from mrl.planning import plan_chunk_rows
 
-from .arrays import vary_together
+from .arrays import on_host, vary_together
 from .sweep import Plan, sweep
 
 
@@ -40,16 +40,16 @@ def fused_cross_entropy(
         leaves = (head.weight,) if head.bias is None else (head.weight, head.bias)
     else:
         leaves = (*head.weights, *(head.biases or ()))
-    on_host = jax.default_backend() == "cpu"
+    host = on_host(z)
     chunk = plan_chunk_rows(
         len(nesting),
         labels.size,
         leaves[0].shape[0],
         rows.dtype.itemsize,
-        on_host=on_host,
+        on_host=host,
         chunk_rows=chunk_rows,
     )
-    plan = Plan(nesting, tied, label_smoothing, summed, chunk, on_host)
+    plan = Plan(nesting, tied, label_smoothing, summed, chunk, host)
     z, leaves, labels, rows = vary_together((z, leaves, labels, rows))
     try:
         total, per_level = _fused(plan, z.reshape(-1, z.shape[-1]), leaves, labels.reshape(-1), rows.reshape(-1))

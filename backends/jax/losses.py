@@ -77,7 +77,8 @@ def nested_cross_entropy(
             z, head, labels, rows, nesting, label_smoothing, reduction != "none", chunk_rows
         )
     else:
-        losses = _cross_entropies(nested_logits(z, head, nesting), labels, label_smoothing) * rows
+        losses = _cross_entropies(nested_logits(z, head, nesting), labels, label_smoothing)
+        losses = jnp.where(rows == 0, 0, losses * rows)  # infinite, if the class 0 that stands in is excluded
         per_level = losses if reduction == "none" else losses.sum(range(1, losses.ndim))
         total = sum(weight * level for weight, level in zip(nesting.weights, per_level, strict=True))
     return NestedLoss(total, jax.lax.stop_gradient(per_level))

@@ -200,4 +200,6 @@ def _residual(logits: Array, labels: Array, rows: Array, plan: Plan) -> tuple[Ar
     target = jnp.where(labels[:, None] == jnp.arange(classes), (1 - smoothing) * rows[:, None] + spread, spread)
     residual = exponentials * (rows[:, None] / sums) - target
     # The logarithm comes last: beside a large logit it would be rounded.
-    return (largest - picked + jnp.log(sums))[..., 0] * rows, residual
+    losses = (largest - picked + jnp.log(sums))[..., 0]
+    # An ignored row's loss is infinite where the class 0 that stands in for its label is excluded by a logit of -inf.
+    return jnp.where(rows == 0, 0, losses * rows), residual

@@ -11,7 +11,7 @@ from mrl.heads import Head, TiedHead
 
 def from_numpy(array: Any, *, dtype: str | None, device: Any) -> np.ndarray:
     if device not in (None, "cpu"):
-        raise ValueError(f"device: expected None or 'cpu' for the numpy backend, got {device!r}; leave it out")
+        raise ValueError("NumPy computes on the CPU only")
     return np.asarray(array, None if dtype is None else _dtype(dtype))
 
 

@@ -18,7 +18,12 @@ def from_numpy(array: Any, *, dtype: str | None, device: Any) -> tf.Tensor:
         tensor = tf.convert_to_tensor(array)
         if dtype is not None:
             tensor = tf.cast(tensor, dtype)
-        return tf.identity(tensor)
+        tensor = tf.identity(tensor)
+    if isinstance(device, str) and tf.executing_eagerly():
+        placed = tf.DeviceSpec.from_string(tensor.device)
+        if placed != placed.make_merged_spec(tf.DeviceSpec.from_string(device)):
+            raise ValueError(f"TensorFlow has put it on {placed.device_type}:{placed.device_index}")
+    return tensor
 
 
 def to_numpy(array: Any, *, blocking: bool) -> np.ndarray | None:
@@ -28,6 +33,11 @@ def to_numpy(array: Any, *, blocking: bool) -> np.ndarray | None:
     if traced:
         raise TypeError("array: expected a tensor with values, got a symbolic one; convert outside of tf.function")
     return np.asarray(array.numpy())
+
+
+def on_host(array: tf.Tensor) -> bool:
+    """Whether it lies in a CPU's memory; of a symbolic one without a place, whether it would by default."""
+    return "CPU" in array.device if array.device else not tf.config.list_logical_devices("GPU")
 
 
 def devices() -> tuple[str, ...]:

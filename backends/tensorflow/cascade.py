@@ -14,7 +14,7 @@ from mrl.cascade.policy import CascadePolicy, CascadeResult
 from mrl.heads import Head, TiedHead
 from mrl.nesting import Nesting
 
-from .arrays import accumulation_dtype, in_xla
+from .arrays import accumulation_dtype, in_xla, on_host
 
 MANY_ROWS = 1024
 
@@ -58,10 +58,9 @@ def cascade_predict(z: Any, head: Head, policy: CascadePolicy, *, chunk_rows: in
     lead = tf.shape(z)[:-1]
     z = tf.reshape(z, [-1, z.shape[-1]])
     classes = (head.weight if isinstance(head, TiedHead) else head.weights[0]).shape[0]
-    on_host = "GPU" not in z.device
     # Starting an operation costs more here than a cache that is too small, but for XLA, which joins them.
     chunk_rows = chunk_rows or (None if in_xla() else MANY_ROWS)
-    chunk = plan_chunk_rows(z.shape[0], classes, wide.size, on_host=on_host, chunk_rows=chunk_rows)
+    chunk = plan_chunk_rows(z.shape[0], classes, wide.size, on_host=on_host(z), chunk_rows=chunk_rows)
     cuts = policy.cuts64 if wide == tf.float64 else policy.cuts32
     temperatures = policy.temperatures if set(policy.temperatures) != {1.0} else None
     rule = Rule(policy.dims, policy.confidence, cuts, temperatures)

@@ -18,6 +18,7 @@ from mrl.heads import Head, TiedHead
 from mrl.nesting import Nesting
 from mrl.planning import plan_chunk_rows
 
+from .arrays import on_host
 from .sweep import Plan, sweep
 
 
@@ -50,7 +51,7 @@ def fused_cross_entropy(
             labels.shape.num_elements(),
             leaves[0].shape[0],
             rows.dtype.size,
-            on_host="GPU" not in z.device,
+            on_host=on_host(z),
             chunk_rows=chunk_rows,
         ),
     )

@@ -78,7 +78,8 @@ def nested_cross_entropy(
             z, head, labels, rows, nesting, label_smoothing, reduction != "none", chunk_rows
         )
     else:
-        losses = _cross_entropies(nested_logits(z, head, nesting), labels, label_smoothing) * rows
+        losses = _cross_entropies(nested_logits(z, head, nesting), labels, label_smoothing)
+        losses = tf.math.multiply_no_nan(losses, rows)  # infinite, if the class 0 that stands in is excluded
         per_level = losses if reduction == "none" else tf.reduce_sum(losses, range(1, losses.shape.rank))
         total = tf.add_n([weight * level for weight, level in zip(nesting.weights, tf.unstack(per_level), strict=True)])
     return NestedLoss(total, tf.stop_gradient(per_level))

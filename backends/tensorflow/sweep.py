@@ -166,4 +166,5 @@ def _residual(logits: tf.Tensor, labels: tf.Tensor, rows: tf.Tensor, plan: Plan)
     # The largest probability is exp(largest - lse), so that no second pass over the logits is needed for lse; its
     # logarithm comes last, because beside a large logit it would be rounded.
     losses = tf.reduce_max(logits, -1) - picked - tf.math.log(tf.reduce_max(p, -1))
-    return losses * rows, (p - target) * rows[:, None]
+    # An ignored row's loss is infinite where the class 0 that stands in for its label is excluded by a logit of -inf.
+    return tf.math.multiply_no_nan(losses, rows), (p - target) * rows[:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ def from_numpy(array: Any, *, dtype: str | None, device: Any) -> Tensor:
         if array.dtype.name == "bfloat16":
             tensor = torch.from_numpy(array.view(np.uint16).copy()).view(torch.bfloat16)
         else:
-            # torch cannot share memory that it must not write to, or whose strides run backwards.
-            shareable = array.flags.writeable and all(stride >= 0 for stride in array.strides)
-            tensor = torch.from_numpy(array if shareable else array.copy())
+            # torch cannot share memory that it must not write to, or whose strides run backwards or between elements.
+            steps = [stride >= 0 and stride % array.itemsize == 0 for stride in array.strides]
+            tensor = torch.from_numpy(array if array.flags.writeable and all(steps) else array.copy())
+        device = device or torch.get_default_device()
     else:
         tensor = array.detach() if isinstance(array, Tensor) else torch.from_dlpack(array)
     return tensor.to(device=device, dtype=target)
@@ -53,6 +55,12 @@ def has_memory(array: Tensor) -> bool:
     return plain and not torch._C._functorch.is_functorch_wrapped_tensor(array)
 
 
+def is_batched(array: Tensor) -> bool:
+    """Whether it stands for many tensors, as under ``torch.func.vmap`` or autograd's ``is_grads_batched``."""
+    # The older kind of batched tensor, which is_grads_batched makes, has a key without a name in Python.
+    return torch._C._functorch.is_batchedtensor(array) or "Batched" in repr(torch._C._dispatch_keys(array))
+
+
 def devices() -> tuple[str, ...]:
     if not torch.accelerator.is_available():
         return ("cpu",)
@@ -80,8 +88,14 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b``, which autocast leaves in the dtype of both."""
     if torch.compiler.is_compiling() and torch.is_autocast_enabled(a.device.type):
         return _Product.apply(a, b)
-    with torch.autocast(a.device.type, enabled=False):
+    with no_autocast(a.device):
         return a @ b
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast turned off on ``device``; some, such as ``meta``, do not know it."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 class _Product(torch.autograd.Function):
@@ -89,7 +103,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(a: Tensor, b: Tensor) -> Tensor:
-        with torch.autocast(a.device.type, enabled=False):
+        with no_autocast(a.device):
             return a @ b
 
     @staticmethod
@@ -99,5 +113,5 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:
         a, b = ctx.saved_tensors
-        with torch.autocast(a.device.type, enabled=False):
+        with no_autocast(a.device):
             return upstream @ b.mT, a.mT @ upstream

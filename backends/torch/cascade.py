@@ -12,7 +12,7 @@ from mrl.cascade.planning import level_columns, plan_chunk_rows, plan_wave_rows
 from mrl.cascade.policy import CascadePolicy, CascadeResult
 from mrl.heads import Head, NestedHead, TiedHead
 
-from .arrays import accumulation_dtype
+from .arrays import accumulation_dtype, no_autocast
 
 
 def cascade_exit(probabilities: Tensor, policy: CascadePolicy, *, logits: bool) -> CascadeResult:
@@ -69,7 +69,7 @@ def _run(
     head = TiedHead(weights[0], bias) if tied else NestedHead(tuple(weights), tuple(biases) or None)
     wide = accumulation_dtype(z, head)
     result = CascadeResult(*_empty(z, wide))
-    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+    with torch.no_grad(), no_autocast(z.device):
         on_host = z.device.type == "cpu"
         chunk = plan_chunk_rows(len(z), len(weights[0]), wide.itemsize, on_host=on_host, chunk_rows=chunk_rows)
         wave = plan_wave_rows(chunk, len(weights[0]), wide.itemsize)
@@ -107,15 +107,15 @@ def _(
     tied: bool,
     chunk_rows: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    double = any(x.dtype == torch.float64 for x in (z, *weights))
+    double = any(x.dtype == torch.float64 for x in (z, *weights, *biases))
     return _empty(z, torch.float64 if double else torch.float32)
 
 
 def _empty(z: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        z.new_empty(len(z), dtype=torch.int64),
-        z.new_empty(len(z), dtype=torch.int64),
-        z.new_empty(len(z), dtype=wide),
+    return (  # of z.shape[0]: len(z) would make a traced graph one for this many rows
+        z.new_empty(z.shape[0], dtype=torch.int64),
+        z.new_empty(z.shape[0], dtype=torch.int64),
+        z.new_empty(z.shape[0], dtype=wide),
     )
 
 

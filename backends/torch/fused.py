@@ -20,7 +20,7 @@ from mrl.heads import Head, TiedHead
 from mrl.nesting import Nesting
 from mrl.planning import ENOUGH_ROWS, plan_chunk_rows, plan_groups, plan_places
 
-from .arrays import has_memory
+from .arrays import has_memory, is_batched
 from .sweep import Plan, sweep
 
 
@@ -60,7 +60,13 @@ def fused_cross_entropy(
         )
     else:
         plan = Plan(nesting, tied, label_smoothing, summed, chunk, needs)
-        total, per_level, *_ = _FusedCrossEntropy.apply(*arrays, plan, *leaves)
+        try:
+            total, per_level, *_ = _FusedCrossEntropy.apply(*arrays, plan, *leaves)
+        except NotImplementedError as error:  # of a tensor that shards itself, say
+            raise NotImplementedError(
+                f"nested_cross_entropy: the fused form works in place, got a {type(z).__name__} on {z.device.type}, "
+                "for which PyTorch lacks an operation; pass fused=False for the composed form"
+            ) from error
     if not summed:
         total, per_level = total.reshape(labels.shape), per_level.reshape(len(nesting), *labels.shape)
     return total, per_level
@@ -109,7 +115,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
         plan, (labels, rows, *arrays) = ctx.plan, ctx.saved_tensors
         if upstream is None:
             return (None,) * (4 + len(arrays) - 1)
-        if torch._C._functorch.is_batchedtensor(upstream):
+        if is_batched(upstream):
             raise _too_much("vmap over its gradient")
         gradients, ctx.gradients = ctx.gradients, None
         with torch.no_grad():
@@ -204,7 +210,7 @@ def _(
     chunk_rows: int,
     needs: Sequence[bool],
 ) -> list[Tensor]:
-    shape = () if summed else (len(z),)
+    shape = () if summed else (z.shape[0],)  # len(z) would make the traced graph one for this many rows
     gradients = [torch.empty_like(x, dtype=rows.dtype) for x, needed in zip((z, *leaves), needs, strict=True) if needed]
     return [rows.new_empty(shape), rows.new_empty(len(dims), *shape), *(gradients if summed else ())]
 
@@ -213,6 +219,7 @@ def _set_up_operator(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) ->
     z, labels, rows, leaves, dims, weights, tied, label_smoothing, summed, chunk_rows, needs = inputs
     ctx.plan = Plan(Nesting(dims, weights), tied, label_smoothing, summed, chunk_rows, tuple(needs))
     ctx.save_for_backward(labels, rows, z, *leaves, *output[2:])
+    ctx.set_materialize_grads(False)
 
 
 def _operator_backward(ctx: Any, upstream: list[Tensor | None]) -> tuple[Any, ...]:
@@ -223,6 +230,8 @@ def _operator_backward(ctx: Any, upstream: list[Tensor | None]) -> tuple[Any, ..
             plan.chunk_rows, plan.needs,
         )  # fmt: skip
 
+    if any(x is not None for x in upstream[2:]):  # of the gradients, which are outputs too
+        raise _too_much("a second derivative")
     plan, (labels, rows, *saved) = ctx.plan, ctx.saved_tensors
     arrays, gradients = saved[: len(plan.needs)], saved[len(plan.needs) :]
     if plan.summed:

@@ -77,7 +77,8 @@ def nested_cross_entropy(
             z, head, labels, rows, nesting, label_smoothing, reduction != "none", chunk_rows
         )
     else:
-        losses = _cross_entropies(nested_logits(z, head, nesting), labels, label_smoothing) * rows
+        losses = _cross_entropies(nested_logits(z, head, nesting), labels, label_smoothing)
+        losses = torch.where(rows == 0, 0.0, losses * rows)  # infinite, if the class 0 that stands in is excluded
         per_level = losses if reduction == "none" else losses.reshape(len(nesting), -1).sum(1)
         total = sum(weight * level for weight, level in zip(nesting.weights, per_level.unbind(), strict=True))
     return NestedLoss(total, per_level.detach())

@@ -48,7 +48,8 @@ def sweep(
         chunk = slice(start, start + plan.chunk_rows)
         dz = None if gradients[0] is None else gradients[0][chunk]
         work(z[chunk], leaves, labels[chunk], rows[chunk], plan, losses[:, chunk], dz, gradients[1:], start > 0)
-    return losses, gradients
+    # An ignored row's loss is infinite where the class 0 that stands in for its label is excluded by a logit of -inf.
+    return losses.masked_fill_(rows == 0, 0), gradients
 
 
 def _sweep_tied(

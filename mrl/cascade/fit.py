@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -147,7 +148,7 @@ def _within_budget(table: Table, dim: float, starts: list[Choice]) -> tuple[Foun
             f"dim: expected a budget that some policy keeps, got {dim}; the smallest expected dimension "
             f"within reach is {least / table.examples:.6g}"
         )
-    goal = Goal(True, most_spent(dim, table.examples), 0)
+    goal = Goal(True, most_spent(min(dim, float(table.dims[-1])), table.examples), 0)
     return prove(table, goal, search(table, goal, starts))
 
 
@@ -181,15 +182,18 @@ def _options(method: str, **given: float | None) -> dict[str, float]:
             raise TypeError(f"{name}: expected a number with method={method!r}, got None; say how much")
         if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise TypeError(f"{name}: expected a number, got {value!r}; write it as a float")
-        options[name] = float(value)
-        allowed, wanted = {
-            "dim": (0 < options[name] < float("inf"), "a positive finite number of dimensions"),
-            "target": (0 <= options[name] <= 1, "a share in [0, 1]"),
-            "drop": (0 <= options[name] < 1, "a share in [0, 1)"),
-            "delta": (0 < options[name] < 1, "a probability between 0 and 1"),
+        try:
+            options[name] = float(value)
+        except OverflowError:  # of an integer past any float
+            options[name] = math.inf
+        allowed, wanted, advice = {
+            "dim": (0 < options[name] < float("inf"), "a positive finite number of dimensions", "an average of m_g"),
+            "target": (0 <= options[name] <= 1, "a share in [0, 1]", "0.76 is 76 percent"),
+            "drop": (0 <= options[name] < 1, "a share in [0, 1)", "0.01 is one percent"),
+            "delta": (0 < options[name] < 1, "a probability between 0 and 1", "0.05 is five percent"),
         }[name]
         if not allowed:
-            raise ValueError(f"{name}: expected {wanted}, got {value}; 0.05 is five percent")
+            raise ValueError(f"{name}: expected {wanted}, got {value}; {advice}")
     return options
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .. import checks, spec
 from ..dispatch import backend_of
 from ..heads import Array
-from .execute import check_levels, check_probabilities
+from .execute import TOLERANCE, check_levels, check_probabilities
 from .policy import check_confidence, check_temperatures
 
 Float = NDArray[np.float64]
@@ -133,6 +133,14 @@ def _given(
                 f"{value.shape}; stack one row per level"
             )
     found, right = found.astype(np.float64).reshape(levels, -1), right.reshape(levels, -1)
+    tolerance = TOLERANCE[checks.dtype_name(confidence)]
+    outside = (found < -tolerance) | (found > 1 + tolerance)  # false for NaN, which never accepts
+    if outside.any():
+        g, i = (int(k) for k in np.argwhere(outside)[0])
+        raise ValueError(
+            f"confidence: expected numbers in [0, 1], got {found[g, i]:.6g} at level {g}, example {i}; "
+            "give the largest probability, say, and not the largest logit"
+        )
     if found.shape[1] == 0:
         raise ValueError(f"confidence: expected at least one example, got shape {found.shape}; fit and report on data")
     return Outcomes(found, right & ~np.isnan(found))

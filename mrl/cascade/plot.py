@@ -110,7 +110,7 @@ def _family(name: str, entry: Any) -> list[tuple[str, CascadePolicy]]:
         return [(place, entry.capped(k + 1)) for k in range(len(entry))]
     if not isinstance(entry, Iterable):
         raise TypeError(
-            f"{place}: expected a mrl.CascadePolicy or several, got {type(entry).__name__}; "
+            f"{place}: expected an mrl.CascadePolicy or several, got {type(entry).__name__}; "
             "fit one with mrl.fit_cascade"
         )
     family = [(f"{place}[{i}]", policy) for i, policy in enumerate(entry)]

@@ -77,11 +77,11 @@ class CascadePolicy:
     confidence: str
     temperatures: tuple[float, ...]
     fitted: tuple[tuple[str, Scalar], ...]
-    nesting: Nesting = field(repr=False, compare=False)
+    nesting: Nesting = field(init=False, repr=False, compare=False)
     # A float32 confidence is above a threshold exactly if it is above the threshold rounded down to float32.
     # That needs no float64 on the device. What never accepts is infinite.
-    cuts32: tuple[float, ...] = field(repr=False, compare=False)
-    cuts64: tuple[float, ...] = field(repr=False, compare=False)
+    cuts32: tuple[float, ...] = field(init=False, repr=False, compare=False)
+    cuts64: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
     def __init__(
         self,
@@ -98,7 +98,8 @@ class CascadePolicy:
         for g, threshold in enumerate(checked):
             if not 0 <= threshold <= 1:
                 raise ValueError(
-                    f"thresholds[{g}]: expected a number in [0, 1], got {threshold}; 0 accepts always, 1 never"
+                    f"thresholds[{g}]: expected a number in [0, 1], got {threshold}; above 0 is nearly everything, "
+                    "above 1 nothing"
                 )
         check_confidence(confidence)
         values = {
@@ -195,7 +196,7 @@ class CascadePolicy:
 def check_policy(policy: CascadePolicy) -> None:
     if not isinstance(policy, CascadePolicy):
         raise TypeError(
-            f"policy: expected a mrl.CascadePolicy, got {type(policy).__name__}; "
+            f"policy: expected an mrl.CascadePolicy, got {type(policy).__name__}; "
             "fit one with mrl.fit_cascade, or write mrl.CascadePolicy(thresholds, dims)"
         )
 
@@ -235,7 +236,10 @@ def _numbers(name: str, values: Any, count: int, meaning: str) -> tuple[float, .
     for g, value in enumerate(values):
         if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
             raise TypeError(f"{name}[{g}]: expected a number, got {value!r}; write it as a float")
-        checked.append(float(value))
+        try:
+            checked.append(float(value))
+        except OverflowError:  # of an integer past any float
+            checked.append(math.inf)
     if len(checked) != count:
         raise ValueError(f"{name}: expected {count} numbers, {meaning}, got {len(checked)}; match dims")
     return tuple(checked)

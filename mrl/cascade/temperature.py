@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import checks
+from ..dispatch import backend_of
 from ..heads import Array
 from .outcomes import CHUNK_BYTES, Float, host_examples
 
@@ -46,6 +47,7 @@ def fit_temperatures(logits: Array, labels: Array) -> tuple[float, ...]:
 
     Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", arXiv 1706.04599.
     """
+    backend_of({"logits": logits})
     shape = checks.shape_of("logits", logits)
     levels = shape[0] if shape else None
     if not levels:

@@ -36,7 +36,12 @@ def nested_cross_entropy(
     for level in logits:
         lse = _log_sum_exp(level)
         picked = np.take_along_axis(level, safe[..., None], axis=-1)[..., 0]
-        loss = (1 - label_smoothing) * (lse - picked) + label_smoothing * (lse - level.mean(axis=-1))
+        # A share of nothing is left out, because a class that a logit of -inf excludes would make it NaN.
+        loss = np.zeros_like(lse)
+        if label_smoothing < 1:
+            loss += (1 - label_smoothing) * (lse - picked)
+        if label_smoothing > 0:
+            loss += label_smoothing * (lse - level.mean(axis=-1))
         losses.append(np.where(outside, np.nan, np.where(used, loss, 0.0)))
     per_level = np.stack(losses)
     if reduction != "none":

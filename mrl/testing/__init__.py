@@ -7,6 +7,11 @@ Underneath, and public too: :mod:`~mrl.testing.strategies` (problems to draw), :
 :mod:`~mrl.testing.drivers` (how each framework runs and differentiates a function).
 """
 
+try:
+    import hypothesis  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ImportError(f"the proof kit needs Hypothesis ({error}); run pip install hypothesis") from error
+
 from . import bounds, cases, drivers, mutants, problems, strategies
 from .case import Case
 from .cases import CASES

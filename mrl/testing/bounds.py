@@ -17,6 +17,7 @@ products); Blanchard, Higham and Higham, IMA J. Numer. Anal. 41 (2021), sections
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -100,21 +101,25 @@ def nested_cross_entropy(problem: Problem) -> Bounded:
     u, smoothing, classes = UNIT_ROUNDOFF[problem.accumulation], layout.label_smoothing, layout.classes
     used = np.ones(labels.shape, bool) if layout.ignore_index is None else labels != layout.ignore_index
     count = max(1, int(used.sum())) if layout.reduction == "mean" else 1
+    problem = replace(problem, z=np.where(used[..., None], problem.z, 0.0))  # an ignored row may hold anything
     s, e_s = spec.nested_logits(problem.z, problem.head, layout.nesting), logits_bound(problem)
     lse = np.logaddexp.reduce(s, axis=-1, keepdims=True)
     p, below = np.exp(s - lse), np.abs(s - lse)
+    # A class that a bias of -inf excludes is so exactly: it has no probability, and no part in any sum.
+    excluded = np.isneginf(s)
+    e_s, below, size = (np.where(excluded, 0.0, x) for x in (e_s, below, np.abs(s)))
     e_lse = np.log1p(np.sum(p * np.expm1(e_s), -1, keepdims=True))
     e_lse += u * (classes + np.log(classes) + 4 + 2 * np.abs(lse))
-    target = smoothing / classes + (1 - smoothing) * (np.where(used, labels, 0)[..., None] == np.arange(classes))
+    target = smoothing / classes + (1 - smoothing) * (np.where(used, labels, -1)[..., None] == np.arange(classes))
 
-    loss = np.sum(target * (lse - s), -1)
-    e_loss = e_lse[..., 0] + np.sum(target * (e_s + gamma(classes + 8, u) * (below + smoothing * np.abs(s))), -1)
+    loss = np.sum(target * np.where(excluded, 0.0, lse - s), -1)
+    e_loss = e_lse[..., 0] + np.sum(target * (e_s + gamma(classes + 8, u) * (below + smoothing * size)), -1)
     e_loss += u * (4 * np.abs(loss) + 2 * np.abs(lse[..., 0]))
     rows = np.where(used, 1 / count, 0.0)
     losses, e_losses = rows * loss, rows * (e_loss + gamma(4, u) * np.abs(loss))
     if layout.reduction != "none":
-        level, size = losses.reshape(len(s), -1).sum(-1), np.abs(losses).reshape(len(s), -1).sum(-1)
-        e_level = e_losses.reshape(len(s), -1).sum(-1) + gamma(layout.rows + 4, u) * size
+        level, total = losses.reshape(len(s), -1).sum(-1), np.abs(losses).reshape(len(s), -1).sum(-1)
+        e_level = e_losses.reshape(len(s), -1).sum(-1) + gamma(layout.rows + 4, u) * total
     else:
         level, e_level = losses, e_losses
     weights = np.reshape(layout.nesting.weights, (-1, *(1,) * (level.ndim - 1)))

@@ -36,7 +36,8 @@ class Case:
     layouts: st.SearchStrategy[Layout] | None = None
     drawn: Callable[[str, bool], st.SearchStrategy[Problem]] | None = None  # of a dtype and of traced code
     gradients: bool = True
-    dtypes_checked: bool = True
+    outputs_checked: bool = True  # how many there are, and their dtypes
+    specials: bool = False  # may be drawn with classes that a bias excludes, and NaN in rows that are ignored
     discrete: tuple[str, ...] = ()  # integer outputs; an infinite bound where the answer is undecided
     known_axes: int = 0  # leading axes of what is differentiated whose size a graph has to know
     further_kernel: str | None = None  # what a plug-in may lack, and then is not asked for
@@ -48,7 +49,7 @@ class Case:
         drawn = self.layouts
         if drawn is None:
             drawn = st.sampled_from(TRACED_LAYOUTS) if traced else layouts(options=self.options)
-        return problems(drawn, dtype, self.upstream).map(self.seen)
+        return problems(drawn, dtype, self.upstream, self.specials).map(self.seen)
 
     def arrays(self, problem: Problem) -> list[Any]:
         """What is differentiated: the embeddings, then the arrays of the head."""

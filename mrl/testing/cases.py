@@ -43,7 +43,7 @@ def _nested_logits() -> Case:
 
         return run
 
-    return Case("nested_logits", function, bounds.nested_logits, LOGITS, "logits", ("leading",))
+    return Case("nested_logits", function, bounds.nested_logits, LOGITS, "logits", ("leading",), specials=True)
 
 
 def _nested_cross_entropy(fused: bool) -> Case:
@@ -72,6 +72,7 @@ def _nested_cross_entropy(fused: bool) -> Case:
         "loss",
         ("label_smoothing", "ignore_index", "reduction", "leading", "chunk_rows"),
         constants=lambda problem: [problem.labels],
+        specials=True,
     )
 
 

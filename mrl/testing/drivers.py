@@ -226,6 +226,27 @@ class TensorFlowDriver:
     ) -> Result:
         import tensorflow as tf
 
+        short_products = tf.config.experimental.tensor_float_32_execution_enabled()
+        tf.config.experimental.enable_tensor_float_32_execution(False)  # TensorFlow's default on a GPU that has it
+        try:
+            return self._run(mode, key, function, arrays, constants, upstream, dtype, device, known_axes)
+        finally:
+            tf.config.experimental.enable_tensor_float_32_execution(short_products)
+
+    def _run(
+        self,
+        mode: str,
+        key: Any,
+        function: Function,
+        arrays: list[Float],
+        constants: list[np.ndarray],
+        upstream: Float | None,
+        dtype: str,
+        device: Any,
+        known_axes: int,
+    ) -> Result:
+        import tensorflow as tf
+
         def objective(inputs: Any, labels: Any, upstream: Any = None) -> Any:
             if upstream is None:
                 return tuple(function(inputs, labels)), None

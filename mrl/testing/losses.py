@@ -10,7 +10,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ..dispatch import ROOTS
+from ..checks import check_device
+from ..dispatch import ROOTS, backend_named
 from ..heads import NestedLoss
 from ..nesting import Nesting
 from . import bounds
@@ -97,6 +98,7 @@ def check_loss(
     driver = driver_of(backend or _framework_of(loss))
     if dtype not in driver.dtypes:
         raise ValueError(f"dtype: expected one of {driver.dtypes} for {driver.name}, got {dtype!r}; choose from these")
+    check_device("device", backend_named(driver.name), device)
     # Eager JAX compiles each operation for every new shape: its problems come from a small pool of layouts.
     case = _case(loss, against, tied, bias, tuple(options), pooled=driver.name == "jax")
     case = replace(case, gradients=gradients)
@@ -146,7 +148,7 @@ def _case(
         if against == "nested_cosine"
         else (lambda problem: [problem.labels]),
         layouts=drawn,
-        dtypes_checked=False,
+        outputs_checked=False,
     )
 
 

@@ -65,13 +65,17 @@ def _slice_off_by_one(problem: Problem) -> Problem | None:
 
 
 def _bias(factor: float) -> Callable[[Problem], Problem | None]:
+    def scaled(bias: Any) -> Any:
+        finite = np.isfinite(bias)
+        return np.where(finite, factor * np.where(finite, bias, 0.0), bias)
+
     def change(problem: Problem) -> Problem | None:
         head = problem.head
         if isinstance(head, TiedHead):
-            return None if head.bias is None else problem.with_head(head._replace(bias=factor * head.bias))
+            return None if head.bias is None else problem.with_head(head._replace(bias=scaled(head.bias)))
         if head.biases is None:
             return None
-        return problem.with_head(NestedHead(head.weights, tuple(factor * bias for bias in head.biases)))
+        return problem.with_head(NestedHead(head.weights, tuple(map(scaled, head.biases))))
 
     return change
 

@@ -8,16 +8,20 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from ..heads import Head, TiedHead
 from ..nesting import Nesting
 from .problems import Float, Layout, Problem, head_from, leaf_shapes, round_to
 
 WEIGHTS = (0.5, 1.0, 0.25, 2.0, 0.0, 3.7)
 
+WIDER = (0, 0, 0, 0, 0, 0, 0, 40)
+"""Dimensions more for the last granularity: kernels may treat narrow blocks in another way than wide ones."""
+
 FACTORS = (1.0, 1.0, 2.0**-33, 2.0**-38, 2.0**-41, 2.0**-46)
 """Embeddings that are normalised are scaled by these: rows on both sides of the smallest norm, 1e-12."""
 
 TRACED_LAYOUTS = (
-    Layout(Nesting((2, 5), (1.0, 0.5)), (3,)),
+    Layout(Nesting((2, 40), (1.0, 0.5)), (3,)),
     Layout(Nesting((1, 2, 4), (0.5, 1.0, 2.0)), (2, 3), 6, 5, label_smoothing=0.1, ignore_index=-100, chunk_rows=4),
     Layout(Nesting((3, 4), (2.0, 0.3)), (5,), tied=False, reduction="sum", ignore_index=1),
     Layout(Nesting((2, 3, 7)), (4,), 8, 3, tied=False, bias=False, label_smoothing=0.2, chunk_rows=3),
@@ -31,14 +35,18 @@ TRACED_LAYOUTS = (
 
 
 def nestings(max_levels: int = 4, max_width: int = 9) -> st.SearchStrategy[Nesting]:
-    """Nestings of up to ``max_levels`` granularities and ``max_width`` dimensions, with unequal weights."""
+    """Nestings of up to ``max_levels`` granularities and ``max_width`` dimensions, or 40 more, with unequal weights."""
 
     def weighted(dims: Sequence[int]) -> st.SearchStrategy[Nesting]:
         weights = st.lists(st.sampled_from(WEIGHTS), min_size=len(dims), max_size=len(dims))
         return st.builds(Nesting, st.just(tuple(dims)), weights.filter(any))
 
-    dims = st.sets(st.integers(1, max_width), min_size=1, max_size=max_levels).map(sorted)
-    return dims.flatmap(weighted)
+    def widened(dims: set[int], by: int) -> list[int]:
+        *narrow, last = sorted(dims)
+        return [*narrow, last + by]
+
+    narrow = st.sets(st.integers(1, max_width), min_size=1, max_size=max_levels)
+    return st.builds(widened, narrow, st.sampled_from(WIDER)).flatmap(weighted)
 
 
 @st.composite
@@ -61,7 +69,7 @@ def layouts(
         draw(st.integers(1, 6)),
         draw(st.booleans()) if tied is None else tied,
         draw(st.booleans()) if bias is None else bias,
-        draw(st.sampled_from((0.0, 0.1, 0.5, 1.0))) if "label_smoothing" in options else 0.0,
+        draw(st.sampled_from((0.0, 0.0, 0.1, 0.5, 1.0))) if "label_smoothing" in options else 0.0,
         draw(st.sampled_from((None, -100, 0, 1))) if "ignore_index" in options else None,
         draw(st.sampled_from(("mean", "sum", "none"))) if "reduction" in options else "mean",
         draw(st.sampled_from((None, 1, 2, 3))) if "chunk_rows" in options else None,
@@ -69,11 +77,14 @@ def layouts(
 
 
 @st.composite
-def problems(draw: st.DrawFn, layout: st.SearchStrategy[Layout], dtype: str, upstream: str = "loss") -> Problem:
+def problems(
+    draw: st.DrawFn, layout: st.SearchStrategy[Layout], dtype: str, upstream: str = "loss", specials: bool = False
+) -> Problem:
     """Numbers for a drawn layout.
 
     ``upstream`` names the shape of what is differentiated: ``"loss"`` (a scalar, or one per example under
-    ``reduction="none"``), ``"logits"`` ``(G, ..., C)`` or ``"embedding"`` ``(..., D)``.
+    ``reduction="none"``), ``"logits"`` ``(G, ..., C)`` or ``"embedding"`` ``(..., D)``. ``specials`` are NaN in
+    ignored rows, and a first class that a bias of minus infinity excludes, where it is no label.
     """
     shape = draw(layout)
     upstream_shape: tuple[int, ...] = {
@@ -84,7 +95,7 @@ def problems(draw: st.DrawFn, layout: st.SearchStrategy[Layout], dtype: str, ups
     # Plain eighths shrink to a counter-example that one can read; full mantissas make every rounding show.
     if draw(st.booleans()):
         rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-        scale = draw(st.sampled_from((1.0, 0.1, 4.0)))
+        scale = draw(st.sampled_from((1.0, 0.1, 4.0) if dtype == "float16" else (1.0, 0.1, 4.0, 30.0)))
 
         def numbers(size: tuple[int, ...]) -> Float:
             return round_to(rng.normal(size=size) * scale, dtype)
@@ -101,4 +112,18 @@ def problems(draw: st.DrawFn, layout: st.SearchStrategy[Layout], dtype: str, ups
     if shape.ignore_index is not None:
         elements = elements | st.just(shape.ignore_index)
     labels = draw(hnp.arrays(np.int64, shape.lead, elements=elements))
+    if specials and shape.ignore_index is not None and draw(st.booleans()):
+        z = np.where((labels == shape.ignore_index)[..., None], np.nan, z) if upstream == "loss" else z
+    if specials and shape.bias and shape.classes > 1 and not shape.label_smoothing and draw(st.booleans()):
+        head = _excluding_first_class(head)
+        labels = np.where((labels == 0) & (shape.ignore_index != 0), 1, labels)
     return Problem(shape, dtype, z, head, labels, numbers(upstream_shape), numbers(z.shape))
+
+
+def _excluding_first_class(head: Head) -> Head:
+    def exclude(bias: Float) -> Float:
+        return np.concatenate([[-np.inf], bias[1:]])
+
+    if isinstance(head, TiedHead):
+        return head._replace(bias=exclude(head.bias))
+    return head._replace(biases=tuple(map(exclude, head.biases or ())))

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from ..dispatch import known_backends
+from ..checks import FLOATING, check_device, check_integer
+from ..dispatch import BUILTIN, backend_named, known_backends
 from ..porting import available_backends
 from .drivers import driver_of
 from .runners import cases_of, check_backend
@@ -27,25 +28,37 @@ def verify(
         0 where everything holds, 1 where a bound is broken or a mutant survives.
 
     Raises:
-        ValueError: an unknown backend or dtype, or nothing to prove.
+        ValueError: an unknown backend, dtype or device, or nothing to prove.
         ImportError: a backend that was asked for is not installed.
     """
     for name in backends or ():
         if name not in known_backends():
             raise ValueError(f"--backend: expected one of {known_backends()}, got {name!r}; choose from these")
+    check_integer("--examples", examples, at_least=1)
     _prepare()
-    failed = False
+    failed, plan = False, dict[str, list[str]]()
     for name in backends or [info.name for info in available_backends()]:
-        driver = driver_of(name)
-        chosen = driver.dtypes if dtypes is None else [dtype for dtype in dtypes if dtype in driver.dtypes]
-        if backends and len(chosen) != len(dtypes or chosen):
-            raise ValueError(f"--dtype: expected dtypes of {name}, {driver.dtypes}, got {dtypes}; leave out the others")
+        known = driver_of(name).dtypes
+        plan[name] = [dtype for dtype in dtypes or known if dtype in known]
+        if len(plan[name]) < len(dtypes or known) and (backends or not set(dtypes or ()) <= set(FLOATING)):
+            raise ValueError(f"--dtype: expected dtypes of {name}, {known}, got {dtypes}; leave out the others")
+        check_device("--device", backend_named(name), device)
+    if not any(plan.values()):
+        raise ValueError(f"--dtype: expected one that {' or '.join(plan)} has, got {dtypes}; choose another")
+    for name, chosen in plan.items():
         print(f"\n{name}" + (f" on {device}" if device else ""))
         print(f"{'operation':36}{'dtype':10}{'mode':9}{'examples':>9}{'worst error / bound':>21}  mutants killed")
         for op, dtype, mode in driver_rows(name, chosen):
             try:
                 (row,) = check_backend(
-                    name, device=device, dtypes=[dtype], modes=[mode], ops=[op], examples=examples, random_seed=seed
+                    name,
+                    device=device,
+                    dtypes=[dtype],
+                    modes=[mode],
+                    ops=[op],
+                    specials=name in BUILTIN,
+                    examples=examples,
+                    random_seed=seed,
                 )
             except Exception as error:  # whatever a backend raises on a right input is a failure of its proof
                 failed = True

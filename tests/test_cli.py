@@ -1,0 +1,35 @@
+"""The command line: what it answers, refuses and never claims."""
+
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from mrl.cli import main
+
+
+def test_it_is_a_module_too(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mrl", "--version"], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout == f"mrl {metadata.version('mrl')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--dtype", "flaot32"), "--dtype: expected dtypes of numpy, .* got .*flaot32"),
+        (("--dtype", "int8", "--backend", "numpy"), "--dtype: expected dtypes of numpy, .* got .*int8"),
+        (("--examples", "0"), "--examples: expected an integer of at least 1, got 0"),
+        (("--backend", "mxnet"), "--backend: expected one of .* got 'mxnet'"),
+        (("--backend", "numpy", "--device", "cuda"), r"--device: expected a device such as \('cpu',\), got 'cuda'"),
+    ],
+)
+def test_verify_refuses_what_would_prove_nothing(arguments, message, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert "Proved" not in printed.out
+    assert re.search(message, printed.err)
