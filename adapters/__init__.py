@@ -1,1 +1,1 @@
-"""Where mrl meets whole ecosystems: one module each."""
+"""Where adapters to other libraries will live, one module each; there are none yet."""

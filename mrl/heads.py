@@ -1,4 +1,4 @@
-"""The heads of a Matryoshka classifier, and how to make one."""
+"""The heads of a Matryoshka classifier, and the loss that they come to."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ def truncate(z: Array, dim: int, *, normalize: bool = True) -> Array:
         normalize: divide each prefix by its norm.
 
     Returns:
-        ``(..., dim)`` in the dtype and on the device of ``z``; differentiable any number of times.
+        ``(..., dim)`` in the dtype and on the device of ``z``; differentiable any number of times. Under
+        ``normalize=False`` it may share the memory of ``z``, as a slice of the framework does.
 
     Raises:
         TypeError: ``z`` is not a floating array, ``dim`` not an integer, ``normalize`` not a bool.
@@ -107,8 +108,8 @@ def nested_cross_entropy(
             left the loss is 0 and so is its gradient. Any integer, in range or not.
         reduction: ``"mean"`` over the examples in use, ``"sum"``, or ``"none"``.
         fused: compute values and gradients a chunk of rows at a time, so that of a batch larger than one
-            chunk ``(G, ..., C)`` never exists: differentiable once, in reverse. ``False`` is the composed
-            form: any order, forward mode and ``vmap`` too.
+            chunk ``(G, ..., C)`` never exists: differentiable once, in reverse, and under ``vmap`` in JAX only.
+            ``False`` is the composed form: any order, forward mode and ``vmap``.
         chunk_rows: rows of one chunk of the fused form; ``None`` plans it from the sizes. The answer is
             the same.
 
@@ -122,6 +123,8 @@ def nested_cross_entropy(
         ValueError: shapes that do not fit, an option out of range, or a label out of range, with its
             value and position. Where labels cannot be seen without waiting (traced code, accelerators)
             the loss of such a label is NaN.
+        RuntimeError, TypeError: of PyTorch and of the others, where the fused form is asked for more than one
+            derivative in reverse; the message names ``fused=False``.
 
     Example:
         >>> import mrl, numpy as np

@@ -16,7 +16,18 @@ from .nesting import Nesting
 
 
 class BackendInfo(NamedTuple):
-    """One usable backend: its name, the version of its framework, and the devices it sees."""
+    """A backend that can be used here.
+
+    Attributes:
+        name: what ``backend=`` takes.
+        version: of its framework.
+        devices: the devices that it sees, as ``device=`` takes them.
+
+    Example:
+        >>> import mrl
+        >>> mrl.BackendInfo("numpy", "2.4.6", ("cpu",)).devices
+        ('cpu',)
+    """
 
     name: str
     version: str
@@ -64,6 +75,9 @@ def convert(tree: Any, backend: str, *, device: Any = None) -> Any:
         backend: ``"numpy"``, ``"torch"``, ``"jax"``, ``"tensorflow"`` or a plug-in's name.
         device: where the arrays shall live, in the target framework's own words; ``None`` keeps a device
             that both share and else uses the framework's default.
+
+    Returns:
+        A tree of the same structure.
 
     Raises:
         TypeError: a leaf that is neither an array nor a plain value, or a traced array, or of a dtype that the
@@ -127,6 +141,9 @@ def init_head(
         dtype: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``.
         device: where the arrays live, in the framework's own words; ``None`` for its default.
 
+    Returns:
+        The head: one weight ``(C, m_G)``, or one ``(C, m_g)`` for each granularity, with biases ``(C,)``.
+
     Raises:
         TypeError: an argument of a wrong kind.
         ValueError: no classes, a negative seed, an unknown backend, dtype or device.
@@ -137,6 +154,8 @@ def init_head(
         >>> head = mrl.init_head(mrl.Nesting((8, 16)), 10, tied=True, backend="numpy", seed=0)
         >>> head.weight.shape, head.weight.dtype.name
         ((10, 16), 'float32')
+
+    Source: the default of ``torch.nn.Linear``.
     """
     checks.check_nesting(nesting)
     classes = checks.check_integer("classes", classes, at_least=1)

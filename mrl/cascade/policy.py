@@ -148,7 +148,13 @@ class CascadePolicy:
         )
 
     def to_json(self) -> str:
-        """The policy as JSON text; every number comes back exactly."""
+        """The policy as JSON text; every number comes back exactly.
+
+        Example:
+            >>> import mrl
+            >>> '"thresholds"' in mrl.CascadePolicy((0.9,), (8, 16)).to_json()
+            True
+        """
         return storage.dumps(
             {
                 "thresholds": list(self.thresholds),
@@ -166,6 +172,11 @@ class CascadePolicy:
         Raises:
             TypeError: ``text`` is not a string.
             ValueError: it is not JSON, not a policy, or holds values that no policy has.
+
+        Example:
+            >>> import mrl
+            >>> mrl.CascadePolicy.from_json(mrl.CascadePolicy((0.1,), (8, 16)).to_json()).thresholds
+            (0.1,)
         """
         content = storage.loads(text, ("thresholds", "dims", "confidence", "temperatures", "fitted"))
         thresholds, dims = content["thresholds"], content["dims"]
@@ -176,7 +187,18 @@ class CascadePolicy:
             raise ValueError(f"text: expected the JSON of a policy, got one in which {error}") from error
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write :meth:`to_json` to ``path``: whole or not at all."""
+        """Write :meth:`to_json` to ``path``: whole or not at all.
+
+        Raises:
+            OSError: the file cannot be written; what was there before is there still.
+
+        Example:
+            >>> import mrl, tempfile, pathlib
+            >>> policy, path = mrl.CascadePolicy((0.9,), (8, 16)), pathlib.Path(tempfile.mkdtemp()) / "policy.json"
+            >>> policy.save(path)
+            >>> mrl.CascadePolicy.load(path) == policy
+            True
+        """
         storage.write_atomically(path, self.to_json())
 
     @classmethod

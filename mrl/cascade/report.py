@@ -83,7 +83,14 @@ class CascadeReport:
     level_accuracies: tuple[Interval, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values, for JSON; an interval is ``{"value", "low", "high"}``."""
+        """The report as plain values, for JSON; an interval is ``{"value", "low", "high"}``.
+
+        Example:
+            >>> import mrl, numpy as np
+            >>> pair = np.array([[0.9, 0.6], [0.9, 0.9]]), np.array([[True, False], [True, True]])
+            >>> mrl.cascade_report(pair, None, mrl.CascadePolicy((0.8,), (8, 16))).to_dict()["dims"]
+            [8, 16]
+        """
 
         def plain(value: Any) -> Any:
             if isinstance(value, Interval):
@@ -93,7 +100,14 @@ class CascadeReport:
         return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__}
 
     def table(self) -> str:
-        """The report as text: shares in percent, the rest in their units."""
+        """The report as text: shares in percent, the rest in their units.
+
+        Example:
+            >>> import mrl, numpy as np
+            >>> pair = np.array([[0.9, 0.6], [0.9, 0.9]]), np.array([[True, False], [True, True]])
+            >>> mrl.cascade_report(pair, None, mrl.CascadePolicy((0.8,), (8, 16))).table().splitlines()[0].strip()
+            '2 examples, intervals at 95 %'
+        """
 
         def share(value: Interval) -> str:
             return f"{100 * value.value:.2f} [{100 * value.low:.2f}, {100 * value.high:.2f}]"

@@ -6,7 +6,7 @@ planning of the fast kernels cannot hide here. Gradients are written out by hand
 against central differences.
 
 ``<op>_vjp(..., upstream)`` gives the vector-Jacobian product of ``<op>``: the gradient of
-``sum(upstream * op(...))``.
+``sum(upstream * op(...))``. Arguments are not checked: that is done above, where users call.
 """
 
 from .cascade import cascade_exit, cascade_predict, confidence

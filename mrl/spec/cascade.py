@@ -18,6 +18,22 @@ def confidence(values: ArrayLike, kind: str, temperature: float = 1.0, *, logits
     ``"probability"``: ``max p``; ``"margin"``: the largest less the second largest (0 if there is none);
     ``"entropy"``: ``1 + sum p log p / log C`` (1 if ``C = 1``). Probabilities with a temperature are
     ``p^(1/T) / sum p^(1/T)``, which is ``softmax(logits / T)``. NaN where any entry is NaN.
+
+    Args:
+        values: ``(..., C)`` probabilities, or logits.
+        kind: ``"probability"``, ``"margin"`` or ``"entropy"``.
+        temperature: ``T``, positive.
+        logits: whether ``values`` are logits.
+
+    Returns:
+        ``(...)`` in float64.
+
+    Example:
+        >>> import mrl
+        >>> [round(float(mrl.spec.confidence([0.7, 0.2, 0.1], kind)), 3) for kind in ("margin", "entropy")]
+        [0.5, 0.27]
+
+    Source: arXiv 2205.13147, section 4.2.1 (the probability); Guo et al., arXiv 1706.04599 (the temperature).
     """
     p = np.asarray(values, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -42,6 +58,22 @@ def cascade_exit(values: ArrayLike, policy: CascadePolicy, *, logits: bool = Fal
 
     ``values`` are ``(G, ..., C)`` probabilities or logits. A threshold of 1 or a NaN confidence never accepts.
     The label is the largest entry, the first of equals; -1 where the last level's confidence is NaN.
+
+    Args:
+        values: ``(G, ..., C)``.
+        policy: the thresholds, and how confidences are measured.
+        logits: whether ``values`` are logits.
+
+    Returns:
+        A :class:`mrl.CascadeResult` of shape ``(...)``: int64 labels and levels, float64 confidences.
+
+    Example:
+        >>> import mrl
+        >>> levels = [[[0.9, 0.1], [0.6, 0.4]], [[0.2, 0.8], [0.3, 0.7]]]
+        >>> mrl.spec.cascade_exit(levels, mrl.CascadePolicy((0.8,), (8, 16))).level.tolist()
+        [0, 1]
+
+    Source: arXiv 2205.13147, section 4.2.1 and appendix D.1.
     """
     values = np.asarray(values)
     last = len(policy.dims) - 1
@@ -63,5 +95,22 @@ def cascade_exit(values: ArrayLike, policy: CascadePolicy, *, logits: bool = Fal
 
 
 def cascade_predict(z: ArrayLike, head: Head, policy: CascadePolicy) -> CascadeResult:
-    """:func:`cascade_exit` on the logits of every level."""
+    """:func:`cascade_exit` on the logits of every level, all of which it computes.
+
+    Args:
+        z: ``(..., D)`` embeddings.
+        head: its arrays as NumPy.
+        policy: with the granularities of the head.
+
+    Returns:
+        A :class:`mrl.CascadeResult` of shape ``(...)``.
+
+    Example:
+        >>> import mrl
+        >>> head = mrl.TiedHead([[2.0, 0.0], [-2.0, 3.0]])
+        >>> mrl.spec.cascade_predict([[1.0, 0.0], [0.0, 1.0]], head, mrl.CascadePolicy((0.9,), (1, 2))).level.tolist()
+        [0, 1]
+
+    Source: arXiv 2205.13147, section 4.2.1 and appendix D.1.
+    """
     return cascade_exit(nested_logits(z, head, policy.nesting), policy, logits=True)

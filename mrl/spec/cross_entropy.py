@@ -22,10 +22,31 @@ def nested_cross_entropy(
     ignore_index: int | None = None,
     reduction: str = "mean",
 ) -> NestedLoss:
-    """``sum_g w_g * reduce_i CE(logits_g[i], y_i)`` in nats, with
+    """The nested loss ``sum_g w_g * reduce_i CE(logits_g[i], y_i)``, in nats.
 
-    ``CE = (1 - s) * (lse - logit_y) + s * (lse - mean_c logit_c)`` and ``s`` the label smoothing.
-    Ignored rows count nothing; a label out of range makes its loss NaN.
+    ``CE = (1 - s) * (lse - logit_y) + s * (lse - mean_c logit_c)``, with ``y = labels``, ``s = label_smoothing``
+    and ``w_g = nesting.weights[g]``. Ignored rows count nothing; a label out of range makes its loss NaN.
+
+    Args:
+        z: ``(..., D)`` embeddings.
+        head: its arrays as NumPy.
+        labels: ``(...)`` integers.
+        nesting: the granularities and their weights.
+        label_smoothing: the share of the target that is spread evenly.
+        ignore_index: the label of rows that take no part.
+        reduction: ``"mean"`` over the rows in use, ``"sum"`` or ``"none"``.
+
+    Returns:
+        A :class:`mrl.NestedLoss` in float64: ``total`` ``()`` or ``(...)``, ``per_level`` ``(G,)`` or ``(G, ...)``.
+
+    Example:
+        >>> import mrl, numpy as np
+        >>> head, nesting = mrl.TiedHead(np.ones((4, 2))), mrl.Nesting((1, 2), weights=(1.0, 0.5))
+        >>> loss = mrl.spec.nested_cross_entropy(np.zeros((3, 2)), head, np.array([0, 1, 2]), nesting)
+        >>> bool(np.isclose(loss.total, 1.5 * np.log(4)))
+        True
+
+    Source: arXiv 2205.13147, equation 1.
     """
     labels = np.asarray(labels)
     used = _used(labels, ignore_index)
@@ -62,10 +83,26 @@ def nested_cross_entropy_vjp(
     ignore_index: int | None = None,
     reduction: str = "mean",
 ) -> tuple[Float, Head]:
-    """Gradients for ``z`` and the head: ``dlogits_g = upstream * w_g * (softmax_g - target) / n``.
+    """Gradients of ``sum(upstream * nested_cross_entropy(...).total)`` for ``z`` and the head.
 
-    ``target`` is the smoothed one-hot label and ``n`` the number of rows in use under
-    ``reduction="mean"``, else 1.
+    Those of :func:`nested_logits_vjp` for ``dlogits_g = upstream * w_g * (softmax_g - target) / n``, where ``target``
+    is the smoothed one-hot label and ``n`` the number of rows in use under ``reduction="mean"``, else 1.
+
+    Args:
+        z, head, labels, nesting, label_smoothing, ignore_index, reduction: of :func:`nested_cross_entropy`.
+        upstream: of the shape of its ``total``.
+
+    Returns:
+        ``(..., D)`` in float64, and a head of gradients.
+
+    Example:
+        >>> import mrl, numpy as np
+        >>> head, nesting = mrl.TiedHead(np.zeros((2, 1))), mrl.Nesting((1,))
+        >>> _, dhead = mrl.spec.nested_cross_entropy_vjp(np.ones((1, 1)), head, np.array([0]), nesting, 1.0)
+        >>> dhead.weight.tolist()
+        [[-0.5], [0.5]]
+
+    Source: the derivative of arXiv 2205.13147, equation 1.
     """
     labels = np.asarray(labels)
     used = _used(labels, ignore_index)

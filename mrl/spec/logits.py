@@ -14,13 +14,52 @@ Float = NDArray[np.float64]
 
 
 def nested_logits(z: ArrayLike, head: Head, nesting: Nesting) -> Float:
-    """``logits[g] = z[..., :m_g] @ W_g.T + b_g``, shape ``(G, ..., C)``."""
+    """The logits of every granularity, ``logits[g] = z[..., :m_g] @ W_g.T + b_g``.
+
+    Args:
+        z: ``(..., D)`` embeddings.
+        head: its arrays as NumPy; ``W_g`` is ``head.weight[:, :m_g]`` or ``head.weights[g]``.
+        nesting: the granularities ``m_g``.
+
+    Returns:
+        ``(G, ..., C)`` in float64.
+
+    Example:
+        >>> import mrl
+        >>> mrl.spec.nested_logits([[1.0, 10.0]], mrl.TiedHead([[1.0, 1.0]]), mrl.Nesting((1, 2))).tolist()
+        [[[1.0]], [[11.0]]]
+
+    Source: arXiv 2205.13147, section 3, equation 1 (MRL) and its weight-tied form (MRL-E).
+    """
     z = np.asarray(z, np.float64)
     return np.stack([_affine(z[..., :m], weight, bias) for m, weight, bias in classifiers(head, nesting)])
 
 
 def nested_logits_vjp(z: ArrayLike, head: Head, nesting: Nesting, upstream: ArrayLike) -> tuple[Float, Head]:
-    """Gradients for ``z`` and the head; ``upstream`` has the shape of the logits, ``(G, ..., C)``."""
+    """Gradients of ``sum(upstream * nested_logits(z, head, nesting))`` for ``z`` and the head.
+
+    ``dz[..., :m_g] += u_g @ W_g``, ``dW_g = u_g.T @ z[..., :m_g]`` and ``db_g = sum_rows u_g`` with
+    ``u = upstream``; a tied head adds up what its levels give.
+
+    Args:
+        z: ``(..., D)`` embeddings.
+        head: its arrays as NumPy.
+        nesting: the granularities ``m_g``.
+        upstream: ``(G, ..., C)``.
+
+    Returns:
+        ``(..., D)`` in float64, and a head of gradients.
+
+    Example:
+        >>> import mrl
+        >>> dz, dhead = mrl.spec.nested_logits_vjp(
+        ...     [[1.0, 10.0]], mrl.TiedHead([[2.0, 3.0]]), mrl.Nesting((1, 2)), [[[1.0]], [[1.0]]]
+        ... )
+        >>> dz.tolist(), dhead.weight.tolist()
+        ([[4.0, 3.0]], [[2.0, 10.0]])
+
+    Source: the derivative of :func:`nested_logits`.
+    """
     z = np.asarray(z, np.float64)
     upstream = np.asarray(upstream, np.float64)
     dz = np.zeros_like(z)

@@ -12,7 +12,23 @@ SMALLEST_NORM = 1e-12
 
 
 def truncate(z: ArrayLike, dim: int, *, normalize: bool = True) -> Float:
-    """``x = z[..., :dim]``, or ``x / ||x||``; zeros where ``||x|| <= 1e-12``."""
+    """The first ``dim`` dimensions: ``x = z[..., :dim]``, or ``x / ||x||``; zeros where ``||x|| <= 1e-12``.
+
+    Args:
+        z: ``(..., D)`` embeddings.
+        dim: how many leading dimensions to keep.
+        normalize: divide by the norm.
+
+    Returns:
+        ``(..., dim)`` in float64.
+
+    Example:
+        >>> import mrl
+        >>> mrl.spec.truncate([3.0, 4.0, 12.0], 2).tolist()
+        [0.6, 0.8]
+
+    Source: arXiv 2205.13147, sections 3 and 4.1.
+    """
     x = np.asarray(z, np.float64)[..., :dim]
     if not normalize:
         return np.array(x)
@@ -23,7 +39,26 @@ def truncate(z: ArrayLike, dim: int, *, normalize: bool = True) -> Float:
 
 
 def truncate_vjp(z: ArrayLike, dim: int, upstream: ArrayLike, *, normalize: bool = True) -> Float:
-    """``dx = (u - y (y . u)) / ||x||`` with ``y = x / ||x||``; zero beyond ``dim`` and for a zero prefix."""
+    """The gradient of ``sum(upstream * truncate(z, dim))``: ``dx = (u - y (y . u)) / ||x||`` with ``y = x / ||x||``.
+
+    Zero beyond ``dim``, and for a prefix that :func:`truncate` makes zero; ``dx = u`` without ``normalize``.
+
+    Args:
+        z: ``(..., D)`` embeddings.
+        dim: how many leading dimensions were kept.
+        upstream: ``u``, ``(..., dim)``.
+        normalize: whether they were divided by their norm.
+
+    Returns:
+        ``(..., D)`` in float64.
+
+    Example:
+        >>> import mrl
+        >>> mrl.spec.truncate_vjp([3.0, 4.0, 12.0], 2, [5.0, 0.0]).round(12).tolist()
+        [0.64, -0.48, 0.0]
+
+    Source: the derivative of :func:`truncate`.
+    """
     full = np.asarray(z, np.float64)
     u = np.asarray(upstream, np.float64)
     gradient = np.zeros_like(full)
