@@ -12,6 +12,7 @@ from .nesting import Nesting
 from .protocol import Backend
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 REDUCTIONS = ("mean", "sum", "none")
 
 # A memo: asking NumPy for a dtype's name costs over a microsecond. The dtypes of others stay out of it, because
@@ -139,7 +140,7 @@ def check_labels(
 ) -> int | None:
     """Labels of ``shape``, integer and, where they can be seen, in range. Returns the usable ``ignore_index``."""
     dtype = dtype_name(labels)
-    if not dtype.startswith(("int", "uint")):
+    if dtype not in INTEGERS:
         raise TypeError(f"labels: expected an integer dtype, got {dtype}; give class indices, one per example")
     got = shape_of("labels", labels)
     if len(got) != len(shape) or not _compatible(got, shape):
@@ -214,7 +215,9 @@ def shape_of(name: str, array: Array) -> tuple[int | None, ...]:
 
 def _expect(name: str, array: Array, expected: tuple[int, ...]) -> None:
     shape = shape_of(name, array)
-    if shape != expected and (len(shape) != len(expected) or not _compatible(shape, expected)):
+    if None in shape:
+        raise ValueError(f"{name}: expected a known shape {expected}, got {tuple(shape)}; state it in the TensorSpec")
+    if shape != expected:
         raise ValueError(f"{name}: expected shape {expected}, got {tuple(shape)}; match the nesting and the classes")
 
 

@@ -15,6 +15,9 @@ use to be one chunk instead of two, of which the second adds to a gradient of th
 ACCELERATOR_BUDGET_BYTES = (256 << 20, 1 << 30, 1 << 30)
 """The same on an accelerator, where a small product leaves most of the device idle."""
 
+UNKNOWN_ROWS = 1 << 20
+"""The most of a chunk where the rows are not known yet: sums of such numbers have to fit the integers of a graph."""
+
 LEVELS_TOGETHER = 4
 """Levels whose logits are in memory at once, where starting over for the others is cheap."""
 
@@ -98,7 +101,7 @@ def plan_chunk_rows(
         334
     """
     if chunk_rows is not None:
-        return chunk_rows if rows is None else max(1, min(chunk_rows, rows))
+        return min(chunk_rows, UNKNOWN_ROWS) if rows is None else max(1, min(chunk_rows, rows))
     always, at_most, alone = HOST_BUDGET_BYTES if on_host else ACCELERATOR_BUDGET_BYTES
     row_bytes = buffers * classes * itemsize
     if rows and rows <= 2 * ENOUGH_ROWS and rows * row_bytes <= alone:

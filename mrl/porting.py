@@ -97,10 +97,12 @@ def convert(tree: Any, backend: str, *, device: Any = None) -> Any:
         plain = leaf is None or isinstance(leaf, (bool, int, float, complex, str, bytes))
         if plain and not isinstance(leaf, np.number):  # NumPy's float64 is a float of Python's, its float32 is none
             return leaf
+        kind: Any = leaf.__class__  # of what a proxy stands for: TensorFlow wraps what is an attribute of a module
         if isinstance(leaf, tuple) and hasattr(leaf, "_fields"):
-            return type(leaf)(*(move(v, f"{path}.{k}") for k, v in zip(leaf._fields, leaf, strict=True)))
+            return kind(*(move(v, f"{path}.{k}") for k, v in zip(leaf._fields, leaf, strict=True)))
         if isinstance(leaf, (tuple, list)):
-            return type(leaf)(move(value, f"{path}[{i}]") for i, value in enumerate(leaf))
+            values = [move(value, f"{path}[{i}]") for i, value in enumerate(leaf)]
+            return list(values) if kind.__module__.startswith("tensorflow.") else kind(values)
         if isinstance(leaf, Mapping):
             return {key: move(value, f"{path}[{key!r}]") for key, value in leaf.items()}
         source = backend_of({path: leaf})

@@ -48,6 +48,7 @@ class TestTorch:
         given = {"z": z, "weight": weight, "bias": bias}
         given[double] = given[double].double()
         rest = (POLICY.thresholds, DIMS, POLICY.confidence, POLICY.temperatures, True, None)
+        mrl.cascade_predict(z, mrl.TiedHead(weight, bias), POLICY)  # loads the backend, which registers the operator
         operator = self.torch.ops.mrl.cascade_predict
         self.torch.library.opcheck(operator, (given["z"], [given["weight"]], [given["bias"]], *rest))
 
@@ -109,6 +110,14 @@ class TestJax:
         ):
             assert not np.any(self.jax.grad(function)(jnp.asarray(Z)))
 
+    @HEADS
+    def test_export_for_any_number_of_rows(self, head):
+        head, (rows,) = mrl.convert(head, "jax"), self.jax.export.symbolic_shape("rows")
+        exported = self.jax.export.export(self.jax.jit(lambda z: mrl.cascade_predict(z, head, POLICY)))
+        run = exported(self.jax.ShapeDtypeStruct((rows, 7), np.float32))
+        for count in (1, 23):
+            same(run.call(Z[:count]), spec.cascade_predict(Z[:count], mrl.convert(head, "numpy"), POLICY))
+
     def test_exit_under_vmap(self):
         values = spec.nested_logits(Z, TIED, POLICY.nesting).astype(np.float32)
         mapped = self.jax.vmap(lambda x: mrl.cascade_exit(x, POLICY, logits=True), in_axes=1)
@@ -143,6 +152,24 @@ class TestTensorFlow:
             warnings.simplefilter("ignore")
             assert tape.gradient(total, [*head]) == [None, None]
         same(result, spec.cascade_predict(Z, TIED, POLICY))
+
+    def test_a_graph_traced_without_xla_is_refused_there(self):
+        """Its shapes would end the process."""
+        head, tf = mrl.convert(TIED, "tensorflow"), self.tf
+        traced = tf.function(lambda z: mrl.cascade_predict(z, head, POLICY).labels)
+        traced(tf.constant(Z))
+        with pytest.raises(tf.errors.InvalidArgumentError, match="cascade_predict_was_traced_without_jit_compile"):
+            tf.function(lambda z: traced(z), jit_compile=True)(tf.constant(Z))
+
+    @pytest.mark.parametrize("jit_compile", [False, True])
+    def test_a_chunk_of_more_rows_than_integers_count(self, jit_compile):
+        head, tf = mrl.convert(TIED, "tensorflow"), self.tf
+        run = tf.function(
+            lambda z: mrl.cascade_predict(z, head, POLICY, chunk_rows=2**31 - 1),
+            input_signature=[tf.TensorSpec([None, 7])],
+            jit_compile=jit_compile,
+        )
+        same(run(tf.constant(Z)), spec.cascade_predict(Z, TIED, POLICY))
 
     @HEADS
     def test_policies_of_the_same_dims_share_one_graph(self, head):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from transform_cases import CLOSE, FUSED, GRADIENT, HEAD, LABELS, NAMES, NESTING, REFUSAL, Z, functions
+from transform_cases import CLOSE, FUSED, GRADIENT, HEAD, LABELS, LOSS, NAMES, NESTING, REFUSAL, Z, functions
 
 import mrl
 
@@ -69,6 +69,23 @@ class TestJax:
         ):
             with pytest.raises(TypeError, match=REFUSAL):
                 ask()
+
+    @FUSED
+    @pytest.mark.parametrize("reduction", ["mean", "none"])
+    def test_export_for_any_number_of_rows(self, fused, reduction):
+        def loss(z, labels):
+            return mrl.nested_cross_entropy(z, self.head, labels, NESTING, fused=fused, reduction=reduction).total.sum()
+
+        (rows,) = self.jax.export.symbolic_shape("rows")
+        shapes = [
+            self.jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in (((rows, 6), "float32"), ((rows,), "int32"))
+        ]
+        exported = self.jax.export.export(self.jax.jit(self.jax.value_and_grad(loss)))(*shapes)
+        value, gradient = exported.call(self.z, self.labels)
+        scale = 1 if reduction == "mean" else len(Z)
+        np.testing.assert_allclose(value, scale * LOSS.total, **CLOSE)
+        np.testing.assert_allclose(gradient, scale * GRADIENT, **CLOSE)
+        assert np.isfinite(exported.call(self.z[:1], self.labels[:1])[0])
 
     @FUSED
     def test_traced_labels_out_of_range_give_nan(self, fused):

@@ -1,5 +1,7 @@
 """Every public function under every transform of TensorFlow; and the clear errors where the fused form stops."""
 
+import math
+
 import numpy as np
 import pytest
 from transform_cases import CLOSE, FUSED, GRADIENT, HEAD, LABELS, LOSS, NAMES, NESTING, REFUSAL, Z, functions
@@ -72,6 +74,113 @@ class TestTensorFlow:
                 loss, _ = run(self.z, weight)
             np.testing.assert_allclose(tape.gradient(loss, outer), gradient, **CLOSE)
 
+    @FUSED
+    @pytest.mark.parametrize("jit_compile", [False, True])
+    @pytest.mark.parametrize(("rows", "labels"), [((2, 2), (2, 1)), ((1, 4), (4, 1)), ((4, 1), (1, 1))])
+    def test_shapes_that_turn_out_not_to_fit(self, fused, jit_compile, rows, labels):
+        """Unknown while the function was traced, they are refused when it runs, or give NaN; never a broadcast."""
+        tf = self.tf
+        run = tf.function(
+            lambda z, y: mrl.nested_cross_entropy(z, self.head, y, NESTING, fused=fused, ignore_index=-1).total,
+            input_signature=[tf.TensorSpec([None, None, 6]), tf.TensorSpec([None, None], tf.int32)],
+            jit_compile=jit_compile,
+        )
+        z = tf.reshape(self.z[: math.prod(rows)], (*rows, 6))
+        fitting = tf.zeros(rows, tf.int32)
+        assert np.isfinite(run(z, fitting))
+        message = ".*" if jit_compile else "labels: expected the leading shape of z"
+        with pytest.raises((tf.errors.InvalidArgumentError, AssertionError), match=message):
+            assert np.isfinite(run(z, tf.zeros(labels, tf.int32)))
+
+    def test_a_head_of_unknown_shape_is_refused(self):
+        tf = self.tf
+        run = tf.function(
+            lambda bias: mrl.nested_logits(self.z, mrl.TiedHead(self.head.weight, bias), NESTING),
+            input_signature=[tf.TensorSpec([None])],
+        )
+        with pytest.raises(ValueError, match=r"head\.bias: expected a known shape \(3,\)"):
+            run(tf.zeros(3))
+
+    @FUSED
+    def test_a_branch_of_the_graph_with_the_tape_outside(self, fused):
+        tf, (weight, bias) = self.tf, self.head
+
+        @tf.function
+        def run(z, weight, bias):
+            head = mrl.TiedHead(weight, bias)
+            return tf.cond(
+                tf.reduce_sum(z) < 1e9,
+                lambda: mrl.nested_cross_entropy(z, head, self.labels, NESTING, fused=fused).total,
+                lambda: 0.0,
+            )
+
+        with tf.GradientTape() as tape:
+            tape.watch((self.z, weight, bias))
+            value = run(self.z, weight, bias)
+        gradient, *_ = tape.gradient(value, (self.z, weight, bias))
+        np.testing.assert_allclose(gradient, GRADIENT, **CLOSE)
+
+    def test_a_training_step_is_saved_and_goes_on(self, tmp_path):
+        """Saving traces every gradient, that of the gradient among them."""
+        tf, labels = self.tf, self.labels
+
+        class Module(tf.Module):
+            def __init__(self, head):
+                super().__init__()
+                self.head = tf.nest.map_structure(tf.Variable, head)
+
+            @tf.function(input_signature=[tf.TensorSpec([None, 6])])
+            def loss(self, z):
+                return mrl.nested_cross_entropy(z, self.head, labels, NESTING).total
+
+            @tf.function(input_signature=[tf.TensorSpec([None, 6])])
+            def step(self, z):
+                with tf.GradientTape() as tape:
+                    loss = mrl.nested_cross_entropy(z, self.head, labels, NESTING).total
+                for variable, gradient in zip(self.head, tape.gradient(loss, list(self.head)), strict=True):
+                    variable.assign_sub(0.1 * gradient)
+                return loss
+
+        module = Module(self.head)
+        tf.saved_model.save(module, str(tmp_path))
+        loaded = tf.saved_model.load(str(tmp_path))
+        value, gradient = self.gradient(loaded.loss, self.z)
+        np.testing.assert_allclose(value, LOSS.total, **CLOSE)
+        np.testing.assert_allclose(gradient, GRADIENT, **CLOSE)
+        np.testing.assert_allclose(loaded.step(self.z), LOSS.total, **CLOSE)
+        assert loaded.step(self.z) < LOSS.total
+        # The wrapper that a module puts around its attributes is not what comes out of a conversion.
+        assert type(mrl.convert(module.head, "numpy")) is mrl.TiedHead
+
+    def test_nothing_looks_like_a_mistake_to_the_check_of_numerics(self):
+        tf = self.tf
+        tf.debugging.enable_check_numerics()
+        try:
+            policy = mrl.CascadePolicy((0.5, 0.5), NESTING.dims)
+            for function in (
+                lambda z: mrl.nested_cross_entropy(z, self.head, self.labels, NESTING).total,
+                lambda z: mrl.nested_cross_entropy(z, self.head, self.labels, NESTING, fused=False).total,
+                lambda z: mrl.cascade_predict(z, self.head, policy).confidence,
+            ):
+                assert np.isfinite(tf.function(function)(self.z)).all()
+        finally:
+            tf.debugging.disable_check_numerics()
+
+    def test_nothing_is_computed_for_what_is_frozen(self, monkeypatch):
+        """Eager, with the head frozen, only z's product runs backward, whatever the reduction."""
+        tf, shapes = self.tf, []
+        product = tf.matmul
+        monkeypatch.setattr(tf, "matmul", lambda *a, **kw: (shapes.append(kw), product(*a, **kw))[1])
+        for reduction, forward in (("mean", 3), ("none", 6)):
+            shapes.clear()
+            self.gradient(
+                lambda z, reduction=reduction: tf.reduce_sum(
+                    mrl.nested_cross_entropy(z, self.head, self.labels, NESTING, reduction=reduction).total
+                ),
+                self.z,
+            )
+            assert len(shapes) == forward + len(NESTING)
+
     def test_variables_learn(self):
         head = mrl.TiedHead(*(self.tf.Variable(x) for x in self.head))
         with self.tf.GradientTape() as tape:
@@ -103,8 +212,13 @@ class TestTensorFlow:
                 value = loss(self.z, fused)
             return accumulator.jvp(value)
 
+        def forward_beside_a_tape(fused):
+            with tf.GradientTape() as tape:
+                tape.watch(self.head.weight)
+                return forward(fused)
+
         assert np.isfinite(second(False)).all() and np.isfinite(forward(False))
-        for ask in (second, forward):
+        for ask in (second, forward, forward_beside_a_tape):
             with pytest.raises(TypeError, match=REFUSAL):
                 ask(True)
 

@@ -39,11 +39,12 @@ def cascade_exit(probabilities: Array, policy: CascadePolicy, *, logits: bool) -
 def cascade_predict(z: Array, head: Head, policy: CascadePolicy, *, chunk_rows: int | None) -> CascadeResult:
     wide = accumulation_dtype(z, head)
     lead, rows = z.shape[:-1], math.prod(z.shape[:-1])
-    if rows == 0:
+    known = isinstance(rows, int)  # or exported for any number of rows
+    if known and rows == 0:
         return CascadeResult(jnp.zeros(lead, int), jnp.zeros(lead, int), jnp.zeros(lead, wide))
     classes = (head.weight if isinstance(head, TiedHead) else head.weights[0]).shape[0]
-    chunk = plan_chunk_rows(rows, classes, wide.itemsize, on_host=on_host(z), chunk_rows=chunk_rows)
-    wave = max(1, min(rows, plan_wave_rows(chunk, classes, wide.itemsize)))
+    chunk = plan_chunk_rows(rows if known else None, classes, wide.itemsize, on_host=on_host(z), chunk_rows=chunk_rows)
+    wave = max(1, min(rows, plan_wave_rows(chunk, classes, wide.itemsize))) if known else rows
     # Thresholds and temperatures are arguments: policies that differ in nothing else share one compilation.
     cuts = jnp.asarray(policy.cuts64 if wide == jnp.float64 else policy.cuts32, wide)
     temperatures = jnp.asarray(policy.temperatures, wide)
@@ -65,7 +66,7 @@ def _walk_in_waves(
 ) -> CascadeResult:
     lead, rows = z.shape[:-1], math.prod(z.shape[:-1])
     z = z.reshape(rows, z.shape[-1])
-    waves = [z[i : i + wave] for i in range(0, rows, wave)] if rows > wave else [z]
+    waves = [z] if rows <= wave else [z[i : i + wave] for i in range(0, rows, wave)]
     parts = [walk(part, head, cuts, temperatures) for part in waves]
     return CascadeResult(*(jnp.concatenate(field).reshape(lead) for field in zip(*parts, strict=True)))
 
@@ -79,7 +80,7 @@ def _walk(
     Every chunk has the same shape and how many there are is decided as it runs: what is beyond the last
     undecided row is computed and dropped.
     """
-    rows, wide, tied, last = len(z), accumulation_dtype(z, head), isinstance(head, TiedHead), len(nesting) - 1
+    rows, wide, tied, last = z.shape[0], accumulation_dtype(z, head), isinstance(head, TiedHead), len(nesting) - 1
     weights = (head.weight,) * (last + 1) if tied else head.weights
     biases = ((head.bias,) * (last + 1) if tied else head.biases) or (None,) * (last + 1)
     classes, kept_logits = weights[0].shape[0], tied and last > 0

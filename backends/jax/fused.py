@@ -40,15 +40,16 @@ def fused_cross_entropy(
         leaves = (head.weight,) if head.bias is None else (head.weight, head.bias)
     else:
         leaves = (*head.weights, *(head.biases or ()))
-    host = on_host(z)
-    chunk = plan_chunk_rows(
-        len(nesting),
-        labels.size,
-        leaves[0].shape[0],
-        rows.dtype.itemsize,
-        on_host=host,
-        chunk_rows=chunk_rows,
-    )
+    host, chunk = on_host(z), None
+    if isinstance(labels.size, int):  # and not exported for any number of rows
+        chunk = plan_chunk_rows(
+            len(nesting),
+            labels.size,
+            leaves[0].shape[0],
+            rows.dtype.itemsize,
+            on_host=host,
+            chunk_rows=chunk_rows,
+        )
     plan = Plan(nesting, tied, label_smoothing, summed, chunk, host)
     z, leaves, labels, rows = vary_together((z, leaves, labels, rows))
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from mrl.heads import Head, NestedLoss, TiedHead
@@ -60,7 +61,7 @@ def nested_cross_entropy(
     chunk_rows: int | None,
 ) -> NestedLoss:
     classes = (head.weight if isinstance(head, TiedHead) else head.weights[0]).shape[0]
-    used = jnp.ones(labels.shape, bool) if ignore_index is None else labels != ignore_index
+    used = jnp.ones(labels.shape, bool) if ignore_index is None else labels != np.asarray(ignore_index, labels.dtype)
     if labels.dtype.itemsize < 4:  # the number of classes may be more than the dtype can tell
         labels = labels.astype(jnp.int32)
     outside = used & ((labels < 0) | (labels >= classes))

@@ -25,7 +25,7 @@ class Plan(NamedTuple):
     tied: bool
     label_smoothing: float
     summed: bool  # the loss is a scalar: its gradient is known while the losses are computed
-    chunk_rows: int
+    chunk_rows: int | None  # None: all of them in one chunk
     on_host: bool
 
 
@@ -52,7 +52,8 @@ def _sweep_chunks(
 ) -> tuple[Array, tuple[Array | None, ...]]:
     z, leaves = z.astype(rows.dtype), tuple(leaf.astype(rows.dtype) for leaf in leaves)
     work = partial(_sweep_tied if plan.tied else _sweep_untied, leaves=leaves, plan=plan, needs=needs)
-    count, chunks = len(z), -(-len(z) // plan.chunk_rows)
+    count = z.shape[0]
+    chunks = 1 if plan.chunk_rows is None else -(-count // plan.chunk_rows)
     if chunks <= 1:
         losses, dz, sums = work(z, labels, rows, sums=None)
         return losses, (dz, *sums)
@@ -89,7 +90,7 @@ def _sweep_tied(
     blocks, dims = plan.nesting.blocks, plan.nesting.dims
     # A chunk planned to be the only one is small enough for all its levels, and quickest in the compiler's own order.
     alone = sums is None
-    groups = ((0, len(dims)),) if alone else plan_groups(dims, len(z) * len(weight) * z.dtype.itemsize)
+    groups = ((0, len(dims)),) if alone else plan_groups(dims, z.shape[0] * len(weight) * z.dtype.itemsize)
     in_order = plan.on_host and not alone
     losses, dzs, dweights = [None] * len(dims), [], []
     latest = suffix = None
@@ -179,7 +180,8 @@ def _sweep_untied(
 
 def _residuals(levels: list[Array], labels: Array, rows: Array, plan: Plan) -> tuple[list[Array], list[Array]]:
     """The losses of each level, and the gradients of their sums for its logits."""
-    if is_small(len(levels), levels[0].size * levels[0].dtype.itemsize):
+    size = levels[0].size
+    if isinstance(size, int) and is_small(len(levels), size * levels[0].dtype.itemsize):
         losses, residuals = _residual(jnp.stack(levels), labels, rows, plan)
         return list(losses), list(residuals)
     pairs = [_residual(level, labels, rows, plan) for level in levels]

@@ -44,6 +44,11 @@ def devices() -> tuple[str, ...]:
     return tuple(device.name.removeprefix("/physical_device:") for device in tf.config.list_physical_devices())
 
 
+def nan_where(condition: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """NaN or zero; no constant of it, which ``tf.debugging.enable_check_numerics`` would take for a mistake."""
+    return tf.sqrt(-tf.cast(condition, dtype))
+
+
 def in_xla() -> bool:
     """Whether a function that XLA will compile is traced."""
     return not tf.executing_eagerly() and GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())

@@ -14,7 +14,7 @@ from mrl.cascade.policy import CascadePolicy, CascadeResult
 from mrl.heads import Head, TiedHead
 from mrl.nesting import Nesting
 
-from .arrays import accumulation_dtype, in_xla, on_host
+from .arrays import accumulation_dtype, in_xla, nan_where, on_host
 
 MANY_ROWS = 1024
 
@@ -66,7 +66,15 @@ def cascade_predict(z: Any, head: Head, policy: CascadePolicy, *, chunk_rows: in
     rule = Rule(policy.dims, policy.confidence, cuts, temperatures)
     if in_xla():
         fields = _walk_compiled(z, head, rule, chunk)
-    elif z.shape[0] is None:
+        return CascadeResult(*(tf.reshape(field, lead) for field in fields))
+    if not tf.executing_eagerly():
+        # The graph may be called where XLA compiles later, and its shapes would end the process there. XLA compiles no
+        # strings, and says which it has met.
+        with tf.control_dependencies(
+            [tf.strings.as_string(lead, name="cascade_predict_was_traced_without_jit_compile")]
+        ):
+            z = tf.identity(z)
+    if z.shape[0] is None:
         fields = _walk(z, head, rule, chunk)
     else:
         # Many chunks are worth a graph, which starts its operations faster and several at a time.
@@ -245,4 +253,4 @@ def _reduce(p: tf.Tensor, order: tf.Tensor, kind: str, unknown: tf.Tensor) -> tf
     else:
         confidence = 1 + tf.reduce_sum(tf.math.xlogy(p, p), -1) / math.log(classes)
     # TensorFlow's reductions to a maximum do not promise to keep a NaN.
-    return tf.where(unknown, tf.constant(math.nan, p.dtype), confidence)
+    return confidence + nan_where(unknown, p.dtype)

@@ -9,16 +9,17 @@ Computes what ``losses.nested_cross_entropy(fused=False)`` and its backward pass
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import record
+from tensorflow.python.ops.gradients_util import POSSIBLE_GRADIENT_TYPES_NONE, PossibleTapeGradientTypes
+from tensorflow.python.saved_model.save_context import in_save_context
 
 from mrl.heads import Head, TiedHead
 from mrl.nesting import Nesting
 from mrl.planning import plan_chunk_rows
 
-from .arrays import on_host
+from .arrays import nan_where, on_host
 from .sweep import Plan, sweep
 
 
@@ -38,7 +39,7 @@ def fused_cross_entropy(
         leaves = (head.weight,) if head.bias is None else (head.weight, head.bias)
     else:
         leaves = (*head.weights, *(head.biases or ()))
-    leaves = tuple(tf.convert_to_tensor(leaf) for leaf in leaves)
+    leaves = tuple(tf.identity(leaf) for leaf in leaves)  # tf.cond finds no gradient for a tensor from outside of it
     z = tf.reshape(z, [-1, z.shape[-1]])
     shape = tf.shape(labels)
     plan = Plan(
@@ -57,7 +58,8 @@ def fused_cross_entropy(
     )
     # What a tape watches now needs a gradient. A tape outside of the traced function cannot be seen: what it alone
     # watches has its gradient computed when it is asked for.
-    needs = tuple(summed and record.should_record_backprop([x]) for x in (z, *leaves))
+    watched = tuple(PossibleTapeGradientTypes([x]) != POSSIBLE_GRADIENT_TYPES_NONE for x in (z, *leaves))
+    needs, eager = tuple(summed and x for x in watched), tf.executing_eagerly()
     labels, rows = tf.reshape(labels, [-1]), tf.reshape(rows, [-1])
 
     @tf.custom_gradient
@@ -69,9 +71,9 @@ def fused_cross_entropy(
 
         def backward(upstream: tf.Tensor, _: tf.Tensor) -> Any:
             found = [None if g is None else g * upstream for g in gradients]
-            missing = tuple(not needed for needed in needs)
             # Eager, what no tape watched is not wanted; of a graph, what is not wanted is never run.
-            if any(missing) and not (any(needs) and tf.executing_eagerly()):
+            missing = tuple(not needed and (seen or not eager) for needed, seen in zip(needs, watched, strict=True))
+            if any(missing):
                 _, rest = sweep(z, leaves, labels, rows * upstream, plan, missing)
                 found = [g if needed else x for g, x, needed in zip(found, rest, needs, strict=True)]
             found = [None if g is None else tf.cast(g, x.dtype) for g, x in zip(found, (z, *leaves), strict=True)]
@@ -89,7 +91,9 @@ def fused_cross_entropy(
 def _differentiable_once(gradient: tf.Tensor, *inputs: tf.Tensor) -> Any:
     """A gradient that depends on ``inputs`` in a way that is not known: asking for it is an error, not zero."""
 
-    def backward(upstream: tf.Tensor) -> NoReturn:
+    def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
+        if in_save_context():  # which traces every gradient, whether or not anybody will ask for it
+            return [tf.zeros_like(x) + nan_where(True, x.dtype) for x in (upstream, *inputs)]
         raise TypeError(
             "nested_cross_entropy: the fused form is differentiable once, in reverse; got a second derivative "
             "or forward-mode differentiation; pass fused=False for the composed form"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import tensorflow as tf
@@ -10,7 +9,7 @@ import tensorflow as tf
 from mrl.heads import Head, NestedLoss, TiedHead
 from mrl.nesting import Nesting
 
-from .arrays import accumulation_dtype, widen
+from .arrays import accumulation_dtype, in_xla, nan_where, widen
 from .fused import fused_cross_entropy
 
 
@@ -61,16 +60,18 @@ def nested_cross_entropy(
     chunk_rows: int | None,
 ) -> NestedLoss:
     classes = (head.weight if isinstance(head, TiedHead) else head.weights[0]).shape[0]
+    used = tf.ones_like(labels, tf.bool) if ignore_index is None else labels != tf.constant(ignore_index, labels.dtype)
     labels = tf.cast(labels, tf.int64)
-    used = tf.ones_like(labels, tf.bool) if ignore_index is None else labels != ignore_index
     outside = used & ((labels < 0) | (labels >= classes))
+    if not (z.shape[:-1].is_fully_defined() and labels.shape.is_fully_defined()):
+        outside |= ~_same_lead(z, labels)
     if ignore_index is not None:
         # An ignored row takes no part even when it holds NaN, which would survive a product with zero.
         z = tf.where(used[..., None], z, tf.zeros_like(z))
     labels = tf.where(used & ~outside, labels, tf.zeros_like(labels))
     # A label out of range that nobody could see makes its loss and its gradient NaN, never a wrong number.
     rows = tf.cast(used, accumulation_dtype(z, head))
-    rows = tf.where(outside, tf.fill(tf.shape(rows), tf.constant(math.nan, rows.dtype)), rows)
+    rows += nan_where(outside, rows.dtype)
     if reduction == "mean":
         rows = rows / tf.cast(tf.maximum(tf.math.count_nonzero(used), 1), rows.dtype)
     if fused:
@@ -83,6 +84,14 @@ def nested_cross_entropy(
         per_level = losses if reduction == "none" else tf.reduce_sum(losses, range(1, losses.shape.rank))
         total = tf.add_n([weight * level for weight, level in zip(nesting.weights, tf.unstack(per_level), strict=True)])
     return NestedLoss(total, tf.stop_gradient(per_level))
+
+
+def _same_lead(z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Whether shapes that were not known while this was traced fit: else an error, or, in XLA, NaN."""
+    same = tf.reduce_all(tf.shape(z)[:-1] == tf.shape(labels))
+    told = "labels: expected the leading shape of z; give one class index per example", tf.shape(z), tf.shape(labels)
+    with tf.control_dependencies([] if in_xla() else [tf.debugging.Assert(same, told)]):
+        return tf.identity(same)
 
 
 def _cross_entropies(logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float) -> tf.Tensor:

@@ -69,10 +69,11 @@ def cascade_predict(z: Array, head: Head, policy: CascadePolicy, *, chunk_rows: 
     :class:`NestedHead` multiplies the whole prefix of every level visited. A row whose confidence is
     within rounding of a threshold may exit on either side of it.
 
-    Undecided rows move together after each level, so that products and softmax see no other row. Eager
-    PyTorch, eager TensorFlow and NumPy do this with arrays of the size that is left. Under ``jax.jit``
-    and ``tf.function``, where shapes are fixed, chunks of fixed size are gathered and their number is decided as
-    it runs: at most one chunk a level is padding.
+    Undecided rows move together after each level, so that products and softmax see no other row. PyTorch,
+    TensorFlow and NumPy do this with arrays of the size that is left. Under ``jax.jit`` and TensorFlow's
+    ``jit_compile=True``, where shapes are fixed, chunks of fixed size are gathered and their number is decided as
+    it runs: at most one chunk a level is padding. A ``tf.function`` that was traced without ``jit_compile`` cannot be
+    called from one with it.
 
     Args:
         z: ``(..., D)`` floating embeddings, ``D`` at least the policy's largest dimension.

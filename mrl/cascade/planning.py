@@ -13,6 +13,9 @@ ACCELERATOR_BYTES = 64 << 20
 FEWEST_ROWS, MOST_ROWS = 32, 4096
 """Fewer rows make slow products; more of them gain nothing."""
 
+UNKNOWN_ROWS = 1 << 20
+"""The most of a chunk where the rows are not known yet: sums of such numbers have to fit the integers of a graph."""
+
 STORE_BYTES = 256 << 20
 """Logits of undecided rows that wait for their next level."""
 
@@ -31,7 +34,7 @@ def plan_chunk_rows(rows: int | None, classes: int, itemsize: int, *, on_host: b
         budget = CACHE_BYTES if on_host else ACCELERATOR_BYTES
         chunk_rows = max(FEWEST_ROWS, budget // (classes * itemsize))
         chunk_rows = min(chunk_rows, MOST_ROWS) if on_host else chunk_rows
-    return chunk_rows if rows is None else max(1, min(chunk_rows, rows))
+    return min(chunk_rows, UNKNOWN_ROWS) if rows is None else max(1, min(chunk_rows, rows))
 
 
 def plan_wave_rows(chunk_rows: int, classes: int, itemsize: int) -> int:
