@@ -56,6 +56,19 @@ class NestedHead(NamedTuple):
 Head: TypeAlias = TiedHead | NestedHead
 
 
+def head_leaves(head: Head) -> tuple[Array, ...]:
+    """The arrays of a head, weights before biases."""
+    if isinstance(head, TiedHead):
+        return (head.weight,) if head.bias is None else (head.weight, head.bias)
+    return (*head.weights, *(head.biases or ()))
+
+
+def head_classes(head: Head) -> int:
+    """``C``, the rows of any of its weights."""
+    classes: int = head_leaves(head)[0].shape[0]
+    return classes
+
+
 class NestedLoss(NamedTuple):
     """A nested loss in nats: what to differentiate, and what to log.
 

@@ -8,10 +8,11 @@ import pytest
 
 import mrl
 import mrl.testing
+from mrl.heads import head_leaves
 from mrl.testing import bounds
 from mrl.testing.drivers import Result, ValueDriver
 from mrl.testing.mutants import Mutant
-from mrl.testing.problems import UNIT_ROUNDOFF, Layout, Problem, head_from, head_leaves, round_to
+from mrl.testing.problems import UNIT_ROUNDOFF, Layout, Problem, head_from, round_to
 from mrl.testing.runners import compare, prove
 
 OPTIONS = ("label_smoothing", "ignore_index", "reduction", "leading")

@@ -8,6 +8,7 @@ import pytest
 
 import mrl
 from mrl.dispatch import backend_named
+from mrl.heads import head_leaves
 from mrl.testing.drivers import driver_of
 
 NESTING = mrl.Nesting((2, 5))
@@ -24,7 +25,7 @@ def test_heads_go_there_and_back(backend_name: str, tied: bool) -> None:
     there = mrl.convert(head, backend_name)
     assert type(there) is type(head)
     back = mrl.convert(there, "numpy")
-    for a, b in zip(mrl.testing.problems.head_leaves(back), mrl.testing.problems.head_leaves(head), strict=True):
+    for a, b in zip(head_leaves(back), head_leaves(head), strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype
     z = np.random.default_rng(0).normal(size=(2, 5)).astype(np.float32)
@@ -153,7 +154,7 @@ def test_one_seed_is_one_head_in_every_framework(backend_name: str, tied: bool) 
     for dtype in driver_of(backend_name).dtypes:
         head = mrl.init_head(NESTING, 3, tied=tied, backend=backend_name, seed=1, dtype=dtype)
         expected = mrl.init_head(NESTING, 3, tied=tied, backend="numpy", seed=1, dtype="float64")
-        leaves, wide = (mrl.testing.problems.head_leaves(mrl.convert(h, "numpy")) for h in (head, expected))
+        leaves, wide = (head_leaves(mrl.convert(h, "numpy")) for h in (head, expected))
         for a, b in zip(leaves, wide, strict=True):
             assert str(a.dtype) == dtype
             np.testing.assert_array_equal(np.asarray(a, np.float64), mrl.testing.problems.round_to(b, dtype))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import mrl
 from mrl import spec
-from mrl.testing.problems import Problem, head_from, head_leaves
+from mrl.heads import head_leaves
+from mrl.testing.problems import Problem, head_from
 from mrl.testing.strategies import layouts, problems
 
 OPTIONS = ("label_smoothing", "ignore_index", "reduction", "leading")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from mrl.heads import Head, NestedHead, TiedHead
+from mrl.heads import Head, NestedHead, TiedHead, head_leaves
 
 
 def from_numpy(array: Any, *, dtype: str | None, device: Any) -> Array:
@@ -49,8 +49,7 @@ def devices() -> tuple[str, ...]:
 
 def accumulation_dtype(z: Array, head: Head) -> np.dtype:
     """float32, or float64 where ``z`` or the head has it."""
-    leaves = head if isinstance(head, TiedHead) else (*head.weights, *(head.biases or ()))
-    return np.dtype(jnp.float64 if any(x is not None and x.dtype == jnp.float64 for x in (z, *leaves)) else jnp.float32)
+    return np.dtype(jnp.float64 if any(x.dtype == jnp.float64 for x in (z, *head_leaves(head))) else jnp.float32)
 
 
 def widen(z: Array, head: Head) -> tuple[Array, Head]:

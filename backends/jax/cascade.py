@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from mrl.cascade.planning import level_columns, plan_chunk_rows, plan_wave_rows
 from mrl.cascade.policy import CascadePolicy, CascadeResult
-from mrl.heads import Head, TiedHead
+from mrl.heads import Head, TiedHead, head_classes
 from mrl.nesting import Nesting
 
 from .arrays import accumulation_dtype, on_host, product
@@ -42,7 +42,7 @@ def cascade_predict(z: Array, head: Head, policy: CascadePolicy, *, chunk_rows: 
     known = isinstance(rows, int)  # or exported for any number of rows
     if known and rows == 0:
         return CascadeResult(jnp.zeros(lead, int), jnp.zeros(lead, int), jnp.zeros(lead, wide))
-    classes = (head.weight if isinstance(head, TiedHead) else head.weights[0]).shape[0]
+    classes = head_classes(head)
     chunk = plan_chunk_rows(rows if known else None, classes, wide.itemsize, on_host=on_host(z), chunk_rows=chunk_rows)
     wave = max(1, min(rows, plan_wave_rows(chunk, classes, wide.itemsize))) if known else rows
     # Thresholds and temperatures are arguments: policies that differ in nothing else share one compilation.

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mrl.heads import Head, TiedHead
+from mrl.heads import Head, TiedHead, head_leaves
 from mrl.nesting import Nesting
 from mrl.planning import plan_chunk_rows
 
@@ -35,11 +35,7 @@ def fused_cross_entropy(
     chunk_rows: int | None,
 ) -> tuple[Array, Array]:
     """``(total, per_level)`` of ``rows[i] * CE_g[i]``, summed over the examples or not."""
-    tied = isinstance(head, TiedHead)
-    if tied:
-        leaves = (head.weight,) if head.bias is None else (head.weight, head.bias)
-    else:
-        leaves = (*head.weights, *(head.biases or ()))
+    tied, leaves = isinstance(head, TiedHead), head_leaves(head)
     host, chunk = on_host(z), None
     if isinstance(labels.size, int):  # and not exported for any number of rows
         chunk = plan_chunk_rows(
@@ -67,7 +63,7 @@ def fused_cross_entropy(
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _fused(plan: Plan, z: Array, leaves: tuple[Array, ...], labels: Array, rows: Array) -> tuple[Array, Array]:
     losses, _ = sweep(z, leaves, labels, rows, plan, (False,) * (1 + len(leaves)))
-    return _reduce(losses, plan)
+    return _total(losses, plan)
 
 
 def _forward(plan: Plan, z: Any, leaves: Any, labels: Any, rows: Any) -> tuple[tuple[Array, Array], Any]:
@@ -75,11 +71,11 @@ def _forward(plan: Plan, z: Any, leaves: Any, labels: Any, rows: Any) -> tuple[t
     z, leaves, labels, rows = z.value, tuple(leaf.value for leaf in leaves), labels.value, rows.value
     if not plan.summed:
         losses, _ = sweep(z, leaves, labels, rows, plan, (False,) * len(needs))
-        return _reduce(losses, plan), (needs, z, leaves, labels, rows)
+        return _total(losses, plan), (needs, z, leaves, labels, rows)
     # A scalar loss has its gradient computed here, up to the factor that comes back from above it.
     losses, gradients = sweep(z, leaves, labels, rows, plan, needs)
     dtypes = tuple(jnp.zeros((0,), x.dtype) for x in (z, *leaves))
-    return _reduce(losses, plan), (_differentiable_once(gradients), dtypes)
+    return _total(losses, plan), (_differentiable_once(gradients), dtypes)
 
 
 def _backward(plan: Plan, residuals: Any, upstream: tuple[Any, Any]) -> tuple[Any, ...]:
@@ -117,6 +113,6 @@ def _refuse(asked: str, cause: Exception | None) -> NoReturn:
     ) from cause
 
 
-def _reduce(losses: Array, plan: Plan) -> tuple[Array, Array]:
+def _total(losses: Array, plan: Plan) -> tuple[Array, Array]:
     per_level = losses.sum(1) if plan.summed else losses
     return sum(weight * level for weight, level in zip(plan.nesting.weights, per_level, strict=True)), per_level

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from mrl.heads import Head, NestedLoss, TiedHead
+from mrl.heads import Head, NestedLoss, TiedHead, head_classes
 from mrl.nesting import Nesting
 
 from .arrays import accumulation_dtype, product, widen
@@ -60,7 +60,7 @@ def nested_cross_entropy(
     fused: bool,
     chunk_rows: int | None,
 ) -> NestedLoss:
-    classes = (head.weight if isinstance(head, TiedHead) else head.weights[0]).shape[0]
+    classes = head_classes(head)
     used = jnp.ones(labels.shape, bool) if ignore_index is None else labels != np.asarray(ignore_index, labels.dtype)
     if labels.dtype.itemsize < 4:  # the number of classes may be more than the dtype can tell
         labels = labels.astype(jnp.int32)

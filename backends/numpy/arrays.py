@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mrl.heads import Head, TiedHead
+from mrl.heads import Head, head_leaves
 
 
 def from_numpy(array: Any, *, dtype: str | None, device: Any) -> np.ndarray:
@@ -25,8 +25,7 @@ def devices() -> tuple[str, ...]:
 
 def accumulation_dtype(z: np.ndarray, head: Head) -> np.dtype:
     """float32, or float64 where ``z`` or the head has it."""
-    leaves = head if isinstance(head, TiedHead) else (*head.weights, *(head.biases or ()))
-    return np.dtype(np.float64 if any(a is not None and a.dtype == np.float64 for a in (z, *leaves)) else np.float32)
+    return np.dtype(np.float64 if any(x.dtype == np.float64 for x in (z, *head_leaves(head))) else np.float32)
 
 
 def _dtype(name: str) -> np.dtype:

@@ -9,7 +9,7 @@ import numpy as np
 from mrl import spec
 from mrl.cascade.planning import level_columns, plan_chunk_rows, plan_wave_rows
 from mrl.cascade.policy import CascadePolicy, CascadeResult
-from mrl.heads import Head, TiedHead
+from mrl.heads import Head, TiedHead, head_classes
 
 from .arrays import accumulation_dtype
 
@@ -23,7 +23,7 @@ def cascade_exit(probabilities: np.ndarray, policy: CascadePolicy, *, logits: bo
 def cascade_predict(z: np.ndarray, head: Head, policy: CascadePolicy, *, chunk_rows: int | None) -> CascadeResult:
     wide = accumulation_dtype(z, head)
     lead, z = z.shape[:-1], z.reshape(math.prod(z.shape[:-1]), z.shape[-1])
-    classes = (head.weight if isinstance(head, TiedHead) else head.weights[0]).shape[0]
+    classes = head_classes(head)
     chunk = plan_chunk_rows(len(z), classes, wide.itemsize, on_host=True, chunk_rows=chunk_rows)
     wave = plan_wave_rows(chunk, classes, wide.itemsize)
     result = CascadeResult(np.empty(len(z), np.int64), np.empty(len(z), np.int64), np.empty(len(z), wide))

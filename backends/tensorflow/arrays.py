@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
-from mrl.heads import Head, NestedHead, TiedHead
+from mrl.heads import Head, NestedHead, TiedHead, head_leaves
 
 
 def from_numpy(array: Any, *, dtype: str | None, device: Any) -> tf.Tensor:
@@ -56,8 +56,7 @@ def in_xla() -> bool:
 
 def accumulation_dtype(z: Any, head: Head) -> tf.DType:
     """float32, or float64 where ``z`` or the head has it."""
-    leaves = head if isinstance(head, TiedHead) else (*head.weights, *(head.biases or ()))
-    return tf.float64 if any(x is not None and x.dtype == tf.float64 for x in (z, *leaves)) else tf.float32
+    return tf.float64 if any(x.dtype == tf.float64 for x in (z, *head_leaves(head))) else tf.float32
 
 
 def widen(z: Any, head: Head) -> tuple[tf.Tensor, Head]:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from mrl.cascade.planning import level_columns, plan_chunk_rows, plan_wave_rows
 from mrl.cascade.policy import CascadePolicy, CascadeResult
-from mrl.heads import Head, TiedHead
+from mrl.heads import Head, TiedHead, head_classes
 from mrl.nesting import Nesting
 
 from .arrays import accumulation_dtype, in_xla, nan_where, on_host
@@ -57,7 +57,7 @@ def cascade_predict(z: Any, head: Head, policy: CascadePolicy, *, chunk_rows: in
     wide = accumulation_dtype(z, head)
     lead = tf.shape(z)[:-1]
     z = tf.reshape(z, [-1, z.shape[-1]])
-    classes = (head.weight if isinstance(head, TiedHead) else head.weights[0]).shape[0]
+    classes = head_classes(head)
     # Starting an operation costs more here than a cache that is too small, but for XLA, which joins them.
     chunk_rows = chunk_rows or (None if in_xla() else MANY_ROWS)
     chunk = plan_chunk_rows(z.shape[0], classes, wide.size, on_host=on_host(z), chunk_rows=chunk_rows)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tensorflow.python.ops.gradients_util import POSSIBLE_GRADIENT_TYPES_NONE, PossibleTapeGradientTypes
 from tensorflow.python.saved_model.save_context import in_save_context
 
-from mrl.heads import Head, TiedHead
+from mrl.heads import Head, TiedHead, head_leaves
 from mrl.nesting import Nesting
 from mrl.planning import plan_chunk_rows
 
@@ -34,11 +34,7 @@ def fused_cross_entropy(
     chunk_rows: int | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """``(total, per_level)`` of ``rows[i] * CE_g[i]``, summed over the examples or not."""
-    tied = isinstance(head, TiedHead)
-    if tied:
-        leaves = (head.weight,) if head.bias is None else (head.weight, head.bias)
-    else:
-        leaves = (*head.weights, *(head.biases or ()))
+    tied, leaves = isinstance(head, TiedHead), head_leaves(head)
     leaves = tuple(tf.identity(leaf) for leaf in leaves)  # tf.cond finds no gradient for a tensor from outside of it
     z = tf.reshape(z, [-1, z.shape[-1]])
     shape = tf.shape(labels)

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from mrl.heads import Head, NestedLoss, TiedHead
+from mrl.heads import Head, NestedLoss, TiedHead, head_classes
 from mrl.nesting import Nesting
 
 from .arrays import accumulation_dtype, in_xla, nan_where, widen
@@ -59,7 +59,7 @@ def nested_cross_entropy(
     fused: bool,
     chunk_rows: int | None,
 ) -> NestedLoss:
-    classes = (head.weight if isinstance(head, TiedHead) else head.weights[0]).shape[0]
+    classes = head_classes(head)
     used = tf.ones_like(labels, tf.bool) if ignore_index is None else labels != tf.constant(ignore_index, labels.dtype)
     labels = tf.cast(labels, tf.int64)
     outside = used & ((labels < 0) | (labels >= classes))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-from mrl.heads import Head, NestedHead, TiedHead
+from mrl.heads import Head, NestedHead, TiedHead, head_leaves
 
 
 def from_numpy(array: Any, *, dtype: str | None, device: Any) -> Tensor:
@@ -70,8 +70,7 @@ def devices() -> tuple[str, ...]:
 
 def accumulation_dtype(z: Tensor, head: Head) -> torch.dtype:
     """float32, or float64 where ``z`` or the head has it."""
-    leaves = head if isinstance(head, TiedHead) else (*head.weights, *(head.biases or ()))
-    return torch.float64 if any(x is not None and x.dtype == torch.float64 for x in (z, *leaves)) else torch.float32
+    return torch.float64 if any(x.dtype == torch.float64 for x in (z, *head_leaves(head))) else torch.float32
 
 
 def widen(z: Tensor, head: Head) -> tuple[Tensor, Head]:

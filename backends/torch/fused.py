@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrl.heads import Head, TiedHead
+from mrl.heads import Head, TiedHead, head_leaves
 from mrl.nesting import Nesting
 from mrl.planning import ENOUGH_ROWS, plan_chunk_rows, plan_groups, plan_places
 
@@ -35,11 +35,7 @@ def fused_cross_entropy(
     chunk_rows: int | None,
 ) -> tuple[Tensor, Tensor]:
     """``(total, per_level)`` of ``rows[i] * CE_g[i]``, summed over the examples or not."""
-    tied = isinstance(head, TiedHead)
-    if tied:
-        leaves = (head.weight,) if head.bias is None else (head.weight, head.bias)
-    else:
-        leaves = (*head.weights, *(head.biases or ()))
+    tied, leaves = isinstance(head, TiedHead), head_leaves(head)
     compiling, grad_enabled = torch.compiler.is_compiling(), torch.is_grad_enabled()
     count, classes = None if compiling else labels.numel(), leaves[0].shape[0]
     # Compiled for any number of rows, a chunk is planned as if there were many.

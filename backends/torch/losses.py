@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mrl.heads import Head, NestedLoss, TiedHead
+from mrl.heads import Head, NestedLoss, TiedHead, head_classes
 from mrl.nesting import Nesting
 
 from .arrays import accumulation_dtype, product, widen
@@ -60,7 +60,7 @@ def nested_cross_entropy(
     fused: bool,
     chunk_rows: int | None,
 ) -> NestedLoss:
-    classes = (head.weight if isinstance(head, TiedHead) else head.weights[0]).shape[0]
+    classes = head_classes(head)
     labels = labels.long()
     used = torch.ones_like(labels, dtype=torch.bool) if ignore_index is None else labels != ignore_index
     outside = used & ((labels < 0) | (labels >= classes))

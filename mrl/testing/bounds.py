@@ -23,9 +23,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .. import spec
-from ..heads import Head
+from ..heads import Head, head_leaves
 from ..spec.logits import classifiers
-from .problems import SMALLEST, UNIT_ROUNDOFF, Float, Problem, head_leaves
+from .problems import SMALLEST, UNIT_ROUNDOFF, Float, Problem
 
 Bounded: TypeAlias = dict[str, tuple[Float, Float]]
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from ..heads import head_leaves
 from .bounds import Bounded
 from .mutants import Mutant
-from .problems import Layout, Problem, head_leaves
+from .problems import Layout, Problem
 from .strategies import TRACED_LAYOUTS, layouts, problems
 
 

@@ -80,15 +80,8 @@ def round_to(values: ArrayLike, dtype: str) -> Float:
     return np.asarray((bits & np.uint64(0xFFFF0000)).astype(np.uint32).view(np.float32), np.float64)
 
 
-def head_leaves(head: Head) -> list[Float]:
-    """The arrays of a head, weights before biases."""
-    if isinstance(head, TiedHead):
-        return [head.weight] if head.bias is None else [head.weight, head.bias]
-    return [*head.weights, *(head.biases or ())]
-
-
 def head_from(layout: Layout, leaves: list[Any]) -> Head:
-    """The head that :func:`head_leaves` took apart."""
+    """The head that :func:`mrl.heads.head_leaves` took apart."""
     if layout.tied:
         return TiedHead(*leaves)
     count = len(layout.nesting)
@@ -96,7 +89,7 @@ def head_from(layout: Layout, leaves: list[Any]) -> Head:
 
 
 def leaf_shapes(layout: Layout) -> list[tuple[int, ...]]:
-    """The shapes of :func:`head_leaves` for this layout."""
+    """The shapes of :func:`mrl.heads.head_leaves` for this layout."""
     if layout.tied:
         return [(layout.classes, layout.features)] + [(layout.classes,)] * layout.bias
     count = len(layout.nesting)
