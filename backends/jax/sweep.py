@@ -52,15 +52,15 @@ def _sweep_chunks(
 ) -> tuple[Array, tuple[Array | None, ...]]:
     z, leaves = z.astype(rows.dtype), tuple(leaf.astype(rows.dtype) for leaf in leaves)
     work = partial(_sweep_tied if plan.tied else _sweep_untied, leaves=leaves, plan=plan, needs=needs)
-    count = z.shape[0]
-    chunks = 1 if plan.chunk_rows is None else -(-count // plan.chunk_rows)
-    if chunks <= 1:
+    count, size = z.shape[0], plan.chunk_rows
+    if size is None or count <= size:
         losses, dz, sums = work(z, labels, rows, sums=None)
         return losses, (dz, *sums)
+    chunks = -(-count // size)
     # Rows that fill up have weight zero. On a host a chunk takes rows that lie together, as reshaped; elsewhere
     # rows from all over the batch, and so from every device that holds a part of it.
-    axis, shape = (0, (chunks, plan.chunk_rows)) if plan.on_host else (1, (plan.chunk_rows, chunks))
-    padded = [jnp.pad(x, ((0, chunks * plan.chunk_rows - count), *((0, 0),) * (x.ndim - 1))) for x in (z, labels, rows)]
+    axis, shape = (0, (chunks, size)) if plan.on_host else (1, (size, chunks))
+    padded = [jnp.pad(x, ((0, chunks * size - count), *((0, 0),) * (x.ndim - 1))) for x in (z, labels, rows)]
     stacked = tuple(jnp.moveaxis(x.reshape(*shape, *x.shape[1:]), axis, 0) for x in padded)
 
     def step(sums: Any, chunk: Any) -> tuple[Any, Any]:

@@ -67,9 +67,8 @@ def _level_off_by_one(result: Result, problem: Problem) -> Result | None:
 def _rounded_up(result: Result, problem: Problem) -> Result | None:
     policy = problem.layout.policy
     assert policy is not None
-    up = [
-        np.float32(t) if np.float32(t) >= t else np.nextafter(np.float32(t), np.float32(2)) for t in policy.thresholds
-    ]
+    nearest = np.asarray(policy.thresholds, np.float32)
+    up = np.where(nearest >= policy.thresholds, nearest, np.nextafter(nearest, np.float32(2))).tolist()
     changed = CascadePolicy(up, policy.dims, confidence=policy.confidence, temperatures=policy.temperatures)
     return result._replace(outputs=list(_walk(problem, policy=changed)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -121,7 +122,7 @@ def problems(
 
 
 def _excluding_first_class(head: Head) -> Head:
-    def exclude(bias: Float) -> Float:
+    def exclude(bias: Any) -> Float:
         return np.concatenate([[-np.inf], bias[1:]])
 
     if isinstance(head, TiedHead):
