@@ -61,8 +61,10 @@ def _visit(state: Search, prefix: Choice, rows: Integers, right: int, spent: int
     rank = table.rank[g, rows]
     for place in np.lexsort((useful, second, first)):
         j = int(useful[place])
-        if not np.isfinite(first[place]) or not _promising(state, (first[place], second[place]), (*prefix, j)):
-            if not np.isfinite(first[place]) or state.best is None or first[place] > _key(state)[0]:
+        if not np.isfinite(first[place]):
+            return  # it does not fit, and neither do those after it
+        if not _promising(state, (first[place], second[place]), (*prefix, j)):
+            if state.best is None or first[place] > _key(state)[0]:
                 return  # and neither are those after it
             continue
         out = rows[rank > j]

@@ -28,6 +28,8 @@ TRADES = 33
 
 
 ROUNDS = 4
+"""Over all pairs of levels, at most."""
+
 SPREAD, NEARBY = 32, np.array([-64, -16, -4, -1, 0, 1, 4, 16, 64])
 """The sample of candidates that a pair's first threshold tries: so many over its range, and these from where it is."""
 

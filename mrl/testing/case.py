@@ -22,6 +22,11 @@ class Case:
     ``function(layout)`` gives what a driver runs, ``expected(problem)`` the values and bounds of its outputs
     and then of its gradients, in order; the first output is differentiated. ``narrow`` outputs come back in
     the dtype of ``z`` and not in that of accumulation. Without ``gradients`` nothing is differentiated.
+
+    Example:
+        >>> import mrl.testing
+        >>> [case.name for case in mrl.testing.CASES][:3]
+        ['truncate', 'truncate[normalize=False]', 'nested']
     """
 
     name: str

@@ -24,6 +24,11 @@ class Mutant:
 
     ``retraces`` marks a mistake in what a traced function holds constant; traced modes leave it to eager ones.
     ``wide_range`` marks one that shows in numbers too small for float16 only.
+
+    Example:
+        >>> import mrl.testing
+        >>> mrl.testing.Mutant("two classes swapped", result=lambda result, problem: None).retraces
+        False
     """
 
     name: str

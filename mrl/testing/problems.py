@@ -23,11 +23,27 @@ SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-126, "float32": 2.0**-126, "f
 
 @dataclass(frozen=True)
 class Layout:
-    """Everything about a problem but its numbers: what a traced function is traced for."""
+    """Everything about a problem but its numbers: what a traced function is traced for.
+
+    Attributes:
+        nesting: the granularities and their weights.
+        lead: the leading axes of ``z``.
+        width: ``D``; 0 stands for the nesting's width.
+        classes: ``C``.
+        tied, bias: the kind of head, and whether it has biases.
+        label_smoothing, ignore_index, reduction, chunk_rows: the options of :func:`mrl.nested_cross_entropy`.
+        policy: of a cascade, with the dims of the nesting.
+        given: what a cascade is given: ``"embeddings"``, or the ``"probabilities"`` or ``"logits"`` of all levels.
+
+    Example:
+        >>> import mrl, mrl.testing
+        >>> mrl.testing.Layout(mrl.Nesting((2, 5)), (3, 2)).rows
+        6
+    """
 
     nesting: Nesting
     lead: tuple[int, ...] = (3,)
-    width: int = 0  # D; 0 stands for the nesting's width
+    width: int = 0
     classes: int = 4
     tied: bool = True
     bias: bool = True
@@ -35,8 +51,8 @@ class Layout:
     ignore_index: int | None = None
     reduction: str = "mean"
     chunk_rows: int | None = None
-    policy: CascadePolicy | None = None  # of a cascade, with the dims of the nesting
-    given: str = "embeddings"  # what a cascade is given: these, or the "probabilities" or "logits" of all levels
+    policy: CascadePolicy | None = None
+    given: str = "embeddings"
 
     @property
     def features(self) -> int:
@@ -49,15 +65,31 @@ class Layout:
 
 @dataclass(frozen=True)
 class Problem:
-    """A layout and its numbers, in float64 but exactly representable in ``dtype``."""
+    """A layout and its numbers, in float64 but exactly representable in ``dtype``.
+
+    Attributes:
+        layout: all that is no number.
+        dtype: of the arrays under test.
+        z: the embeddings ``(*lead, D)``, or what a cascade is given.
+        head: a head of NumPy arrays.
+        labels: ``lead`` integers.
+        upstream: the gradient that comes back from above, of the shape of what is differentiated.
+        targets: embeddings to be near to, for losses without a head.
+
+    Example:
+        >>> import mrl.testing
+        >>> problem = mrl.testing.strategies.problems(mrl.testing.strategies.layouts(), "bfloat16")
+        >>> problem  # a strategy of Hypothesis, which draws them
+        problems(layout=layouts(), dtype='bfloat16')
+    """
 
     layout: Layout
     dtype: str
-    z: Float  # the embeddings, or what a cascade is given
+    z: Float
     head: Head
     labels: NDArray[np.int64]
-    upstream: Float  # the gradient that comes back from above, of the shape of what is differentiated
-    targets: Float | None = None  # embeddings to be near to, for losses without a head
+    upstream: Float
+    targets: Float | None = None
 
     @property
     def accumulation(self) -> str:

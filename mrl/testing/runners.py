@@ -28,7 +28,14 @@ class Row:
     """What was proved of one operation in one dtype and mode.
 
     ``worst`` is the largest error as a share of its bound, found in the output ``worst_output``. ``undecided`` is
-    the share of discrete answers that rounding may decide either way, and that were not judged.
+    the share of discrete answers that rounding may decide either way, and that were not judged. ``killed`` and
+    ``survived`` name the mutants.
+
+    Example:
+        >>> import mrl.testing
+        >>> (row,) = mrl.testing.check_backend("numpy", ops=["truncate"], dtypes=["float64"], examples=20)
+        >>> row.op, row.mode, row.worst <= 1, row.survived
+        ('truncate', 'eager', True, ())
     """
 
     op: str
