@@ -6,7 +6,8 @@ the arrays, and hands everything back as float64 NumPy, after checking the dtype
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -226,27 +227,6 @@ class TensorFlowDriver:
     ) -> Result:
         import tensorflow as tf
 
-        short_products = tf.config.experimental.tensor_float_32_execution_enabled()
-        tf.config.experimental.enable_tensor_float_32_execution(False)  # TensorFlow's default on a GPU that has it
-        try:
-            return self._run(mode, key, function, arrays, constants, upstream, dtype, device, known_axes)
-        finally:
-            tf.config.experimental.enable_tensor_float_32_execution(short_products)
-
-    def _run(
-        self,
-        mode: str,
-        key: Any,
-        function: Function,
-        arrays: list[Float],
-        constants: list[np.ndarray],
-        upstream: Float | None,
-        dtype: str,
-        device: Any,
-        known_axes: int,
-    ) -> Result:
-        import tensorflow as tf
-
         def objective(inputs: Any, labels: Any, upstream: Any = None) -> Any:
             if upstream is None:
                 return tuple(function(inputs, labels)), None
@@ -268,13 +248,27 @@ class TensorFlowDriver:
                 signature = _signature(*given, known_axes=known_axes)
                 run = tf.function(objective, jit_compile=mode == "xla", input_signature=signature)
                 self._traced[key, dtype, mode] = run
-            outputs, gradients = run(*given)
+            with _full_products():
+                outputs, gradients = run(*given)
         return Result(
             [tf.cast(x, tf.float64).numpy() for x in outputs],
             None if gradients is None else [tf.cast(x, tf.float64).numpy() for x in gradients],
             [dtype_name(x) for x in outputs],
             [dtype_name(x) for x in gradients or ()],
         )
+
+
+@contextmanager
+def _full_products() -> Iterator[None]:
+    """No TF32, which is TensorFlow's default for float32 on a GPU that has it."""
+    import tensorflow as tf
+
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def _signature(inputs: list[Any], labels: list[Any], upstream: Any = None, *, known_axes: int) -> Any:
