@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..heads import NestedHead, TiedHead
+from ..heads import NestedHead, TiedHead, head_leaves
 from ..nesting import Nesting
 from .drivers import Result
 from .problems import Problem, round_to
@@ -110,7 +110,10 @@ def _reweighted(change: Callable[[float], float]) -> Callable[[Problem], Problem
 
 def _next_label(problem: Problem) -> Problem | None:
     classes, ignored = problem.layout.classes, problem.layout.ignore_index
-    labels = np.where(problem.labels == ignored, problem.labels, (problem.labels + 1) % classes)
+    used = problem.labels != ignored
+    labels = np.where(used, (problem.labels + 1) % classes, problem.labels)
+    if problem.layout.bias and np.isneginf(head_leaves(problem.head)[-1][labels[used]]).any():
+        return None  # an infinite loss would be no fair trial
     return replace(problem, labels=labels) if classes > 1 and not (labels == ignored).any() else None
 
 
