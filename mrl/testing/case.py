@@ -54,7 +54,7 @@ class Case:
             return self.drawn(dtype, traced)
         drawn = self.layouts
         if drawn is None:
-            drawn = st.sampled_from(TRACED_LAYOUTS) if traced else layouts(options=self.options)
+            drawn = st.sampled_from(TRACED_LAYOUTS) if traced else layouts(options=self.options, wide=True)
         return problems(drawn, dtype, self.upstream, self.specials).map(self.seen)
 
     def arrays(self, problem: Problem) -> list[Any]:

@@ -35,8 +35,11 @@ TRACED_LAYOUTS = (
 """The pool for traced code: every new layout compiles anew, so these few stand for all options together."""
 
 
-def nestings(max_levels: int = 4, max_width: int = 9) -> st.SearchStrategy[Nesting]:
-    """Nestings of up to ``max_levels`` granularities and ``max_width`` dimensions, or 40 more, with unequal weights."""
+def nestings(max_levels: int = 4, max_width: int = 9, *, wide: bool = False) -> st.SearchStrategy[Nesting]:
+    """Nestings of up to ``max_levels`` granularities and ``max_width`` dimensions, with unequal weights.
+
+    ``wide`` ones have 40 dimensions more now and then; they shrink badly, and losses of users are tried without.
+    """
 
     def weighted(dims: Sequence[int]) -> st.SearchStrategy[Nesting]:
         weights = st.lists(st.sampled_from(WEIGHTS), min_size=len(dims), max_size=len(dims))
@@ -46,7 +49,7 @@ def nestings(max_levels: int = 4, max_width: int = 9) -> st.SearchStrategy[Nesti
         return [*dims[:-1], dims[-1] + WIDER]
 
     dims = st.sets(st.integers(1, max_width), min_size=1, max_size=max_levels).map(sorted)
-    return st.one_of(*[dims] * 7, dims.map(widened)).flatmap(weighted)
+    return (st.one_of(*[dims] * 7, dims.map(widened)) if wide else dims).flatmap(weighted)
 
 
 @st.composite
@@ -56,9 +59,10 @@ def layouts(
     tied: bool | None = None,
     bias: bool | None = None,
     options: Sequence[str] = ("label_smoothing", "ignore_index", "reduction", "leading"),
+    wide: bool = False,
 ) -> Layout:
     """Layouts of a head, a nesting and the named options."""
-    nesting = draw(nestings())
+    nesting = draw(nestings(wide=wide))
     leads: list[tuple[int, ...]] = [(1,), (2,), (3,), (5,)]
     if "leading" in options:
         leads += [(), (2, 2), (2, 1, 3), (0,)]
