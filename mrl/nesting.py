@@ -146,15 +146,20 @@ def _weights(weights: Iterable[float] | None, count: int) -> tuple[float, ...]:
     return checked
 
 
+def to_float(value: Any) -> float:
+    """``float(value)``, infinite for an integer past any float."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def _weight(value: Any, g: int) -> float:
     if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
         raise TypeError(
             f"weights[{g}]: expected a number, got {value!r} of type {type(value).__name__}; write it as a float"
         )
-    try:
-        weight = float(value)
-    except OverflowError:  # of an integer past any float
-        weight = math.inf
+    weight = to_float(value)
     if not math.isfinite(weight) or weight < 0:
         raise ValueError(
             f"weights[{g}]: expected a finite non-negative number, got {weight}; use 0.0 to leave a granularity out"

@@ -116,7 +116,7 @@ class TestJax:
         exported = self.jax.export.export(self.jax.jit(lambda z: mrl.cascade_predict(z, head, POLICY)))
         run = exported(self.jax.ShapeDtypeStruct((rows, 7), np.float32))
         for count in (1, 23):
-            same(run.call(Z[:count]), spec.cascade_predict(Z[:count], mrl.convert(head, "numpy"), POLICY))
+            same(run.call(Z[:count]), spec.cascade_predict(Z[:count], host_head(head), POLICY))
 
     def test_exit_under_vmap(self):
         values = spec.nested_logits(Z, TIED, POLICY.nesting).astype(np.float32)

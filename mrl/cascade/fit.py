@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from .. import checks
 from ..heads import Array
-from ..nesting import Nesting
+from ..nesting import Nesting, to_float
 from .branch import prove
 from .greedy import greedy_thresholds
 from .joint import Choice, Found, Goal, Table, least_right, most_spent, search
@@ -182,10 +181,7 @@ def _options(method: str, **given: float | None) -> dict[str, float]:
             raise TypeError(f"{name}: expected a number with method={method!r}, got None; say how much")
         if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise TypeError(f"{name}: expected a number, got {value!r}; write it as a float")
-        try:
-            options[name] = float(value)
-        except OverflowError:  # of an integer past any float
-            options[name] = math.inf
+        options[name] = to_float(value)
         allowed, wanted, advice = {
             "dim": (0 < options[name] < float("inf"), "a positive finite number of dimensions", "an average of m_g"),
             "target": (0 <= options[name] <= 1, "a share in [0, 1]", "0.76 is 76 percent"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..nesting import Nesting
+from ..planning import UNKNOWN_ROWS
 
 CACHE_BYTES = 1 << 20
 """Logits of one chunk on a CPU: they are read several times, and stay in the cache of its cores."""
@@ -12,9 +13,6 @@ ACCELERATOR_BYTES = 64 << 20
 
 FEWEST_ROWS, MOST_ROWS = 32, 4096
 """Fewer rows make slow products; more of them gain nothing."""
-
-UNKNOWN_ROWS = 1 << 20
-"""The most of a chunk where the rows are not known yet: sums of such numbers have to fit the integers of a graph."""
 
 STORE_BYTES = 256 << 20
 """Logits of undecided rows that wait for their next level."""

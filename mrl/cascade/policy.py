@@ -12,7 +12,7 @@ import numpy as np
 
 from ..checks import check_integer
 from ..heads import Array
-from ..nesting import Nesting
+from ..nesting import Nesting, to_float
 from . import storage
 
 CONFIDENCES = ("probability", "margin", "entropy")
@@ -258,10 +258,7 @@ def _numbers(name: str, values: Any, count: int, meaning: str) -> tuple[float, .
     for g, value in enumerate(values):
         if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
             raise TypeError(f"{name}[{g}]: expected a number, got {value!r}; write it as a float")
-        try:
-            checked.append(float(value))
-        except OverflowError:  # of an integer past any float
-            checked.append(math.inf)
+        checked.append(to_float(value))
     if len(checked) != count:
         raise ValueError(f"{name}: expected {count} numbers, {meaning}, got {len(checked)}; match dims")
     return tuple(checked)
