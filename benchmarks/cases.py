@@ -38,6 +38,7 @@ class Size:
 SIZES = (
     Size("tied", 256, 1000, 2048),
     Size("tied, 10,000 classes", 512, 10_000, 2048),
+    Size("tied, 4096 rows", 4096, 1000, 2048),
     Size("untied", 256, 1000, 2048, tied=False),
     Size("small", 32, 100, 256),
 )

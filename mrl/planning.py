@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-ENOUGH_ROWS = 256
+ENOUGH_ROWS = 512
 """Rows at which the products of a chunk run at full speed; more of them only keep more memory busy."""
 
 EVEN_ROWS = 32
 """Chunks have a multiple of it where that fills up next to nothing: a product of 121 rows is slower than of 128."""
 
-HOST_BUDGET_BYTES = (12 << 20, 128 << 20, 256 << 20)
+HOST_BUDGET_BYTES = (16 << 20, 128 << 20, 256 << 20)
 """Workspace of one chunk on a CPU: what it may always use, what it may use to reach ``ENOUGH_ROWS``, and what it may
-use to be one chunk instead of two, of which the second adds to a gradient of the head that is no longer in a cache."""
+use to be the only one: a second one adds to a gradient of the head that is no longer in a cache."""
 
 ACCELERATOR_BUDGET_BYTES = (256 << 20, 1 << 30, 1 << 30)
 """The same on an accelerator, where a small product leaves most of the device idle."""
@@ -78,13 +78,15 @@ def plan_chunk_rows(
     *,
     on_host: bool,
     chunk_rows: int | None = None,
+    buffers_alone: int | None = None,
 ) -> int:
     """The rows of one chunk of a fused loss, whose workspace is ``(buffers, chunk, classes)``.
 
-    Within the first budget a chunk takes all the rows it can; past it, no more than ``ENOUGH_ROWS``, within
-    the second; instead of two such chunks, one, within the third. Chunks are multiples of ``EVEN_ROWS``, or, where
-    that would waste work, evened out so that the last one is not a sliver. A caller's own ``chunk_rows`` is taken
-    as it is. Any chunk gives the same loss.
+    Within the first budget a chunk takes all the rows it can; past it, no more than ``ENOUGH_ROWS``, within the
+    second, or, where these are all there are, the third. Chunks divide the rows where any of about that size does:
+    rows that fill up the last one cost a copy of the embeddings. Otherwise they are multiples of ``EVEN_ROWS``, or,
+    where that would waste work, evened out so that the last one is not a sliver. A caller's own ``chunk_rows`` is
+    taken as it is. Any chunk gives the same loss.
 
     Args:
         buffers: how many ``(chunk, classes)`` arrays the backend holds at once: about as many as granularities,
@@ -94,23 +96,30 @@ def plan_chunk_rows(
         itemsize: bytes of one accumulated value.
         on_host: whether the arrays live in a CPU's memory.
         chunk_rows: the caller's wish.
+        buffers_alone: how many arrays it holds where all rows are one chunk, if not as many.
 
     Example:
         >>> from mrl.planning import plan_chunk_rows
         >>> plan_chunk_rows(buffers=9, rows=1000, classes=1000, itemsize=4, on_host=True)
-        334
+        500
     """
     if chunk_rows is not None:
         return min(chunk_rows, UNKNOWN_ROWS) if rows is None else max(1, min(chunk_rows, rows))
     always, at_most, alone = HOST_BUDGET_BYTES if on_host else ACCELERATOR_BUDGET_BYTES
+    if rows is not None:
+        all_bytes = rows * (buffers_alone or buffers) * classes * itemsize
+        if all_bytes <= (alone if rows <= ENOUGH_ROWS else always):
+            return max(1, rows)
     row_bytes = buffers * classes * itemsize
-    if rows and rows <= 2 * ENOUGH_ROWS and rows * row_bytes <= alone:
-        return rows
     chunk = max(1, always // row_bytes, min(ENOUGH_ROWS, at_most // row_bytes))
-    evens = range(chunk - chunk % EVEN_ROWS, 3 * chunk // 4, -EVEN_ROWS)
+    if rows is not None:
+        chunk = min(chunk, -(-rows // 2))
+    least = 3 * chunk // 4 + 1
+    evens = range(chunk - chunk % EVEN_ROWS, least - 1, -EVEN_ROWS)
     if rows is None:
         return evens[0] if evens else chunk
-    if rows <= chunk:
-        return max(1, rows)
     chunks = -(-rows // chunk)
+    exact = [rows // count for count in range(chunks, rows // least + 1) if rows % count == 0]
+    if exact:
+        return max(exact, key=lambda size: (size % EVEN_ROWS == 0, size))
     return next((even for even in evens if -rows % even <= rows // EVEN_ROWS), -(-rows // chunks))

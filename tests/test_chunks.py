@@ -60,14 +60,25 @@ def test_groups_hold_every_level_once(dims: tuple[int, ...], level_bytes: int) -
 
 @given(
     st.integers(1, 12),
+    st.integers(0, 6),
     st.none() | st.integers(0, 10_000),
     st.integers(1, 100_000),
     st.sampled_from((4, 8)),
     st.booleans(),
     st.none() | st.integers(1, 20_000),
 )
-def test_chunks_cover_the_rows_within_the_budget(buffers, rows, classes, itemsize, on_host, chunk_rows) -> None:
-    chunk = planning.plan_chunk_rows(buffers, rows, classes, itemsize, on_host=on_host, chunk_rows=chunk_rows)
+def test_chunks_cover_the_rows_within_the_budget(
+    buffers, more_alone, rows, classes, itemsize, on_host, chunk_rows
+) -> None:
+    chunk = planning.plan_chunk_rows(
+        buffers,
+        rows,
+        classes,
+        itemsize,
+        on_host=on_host,
+        chunk_rows=chunk_rows,
+        buffers_alone=buffers + more_alone,
+    )
     assert chunk >= 1
     if rows:
         assert chunk <= rows
@@ -77,7 +88,15 @@ def test_chunks_cover_the_rows_within_the_budget(buffers, rows, classes, itemsiz
         assert chunk in (chunk_rows, rows) or rows == 0
         return
     budgets = planning.HOST_BUDGET_BYTES if on_host else planning.ACCELERATOR_BUDGET_BYTES
-    assert chunk == 1 or chunk * buffers * classes * itemsize <= max(budgets)
+    held = buffers + more_alone if chunk == rows else buffers
+    assert chunk == 1 or chunk * held * classes * itemsize <= max(budgets)
+
+
+@pytest.mark.parametrize("rows", [4096, 5000, 16_384, 3 * 7 * 250])
+def test_chunks_divide_the_rows_where_a_number_like_that_does(rows: int) -> None:
+    chunk = planning.plan_chunk_rows(7, rows, 1000, 4, on_host=True)
+    assert 400 < chunk < 600
+    assert rows % chunk == 0
 
 
 def test_any_chunk_gives_the_same_answer(framework_name: str) -> None:

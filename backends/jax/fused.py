@@ -18,10 +18,13 @@ from jax import Array
 
 from mrl.heads import Head, TiedHead, head_leaves
 from mrl.nesting import Nesting
-from mrl.planning import plan_chunk_rows
+from mrl.planning import plan_chunk_rows, plan_groups, plan_places
 
 from .arrays import on_host, vary_together
 from .sweep import Plan, sweep
+
+MORE_PLACES = 3
+"""Arrays of a chunk beyond those planned for its levels: what the compiler makes on the way to a gradient."""
 
 
 def fused_cross_entropy(
@@ -38,13 +41,16 @@ def fused_cross_entropy(
     tied, leaves = isinstance(head, TiedHead), head_leaves(head)
     host, chunk = on_host(z), None
     if isinstance(labels.size, int):  # and not exported for any number of rows
+        classes, itemsize = leaves[0].shape[0], rows.dtype.itemsize
+        places = plan_places(plan_groups(nesting.dims, labels.size * classes * itemsize))
         chunk = plan_chunk_rows(
-            len(nesting),
+            min(places + MORE_PLACES, len(nesting)) if tied else len(nesting),
             labels.size,
-            leaves[0].shape[0],
-            rows.dtype.itemsize,
+            classes,
+            itemsize,
             on_host=host,
             chunk_rows=chunk_rows,
+            buffers_alone=len(nesting),
         )
     plan = Plan(nesting, tied, label_smoothing, summed, chunk, host)
     z, leaves, labels, rows = vary_together((z, leaves, labels, rows))

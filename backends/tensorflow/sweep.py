@@ -48,11 +48,13 @@ def _sweep_chunks(
     needs: tuple[bool, ...],
 ) -> tuple[tf.Tensor, tf.Tensor | None, list[Any]]:
     """One chunk after the other, in a loop of the graph: none waits in memory for the others."""
-    count = tf.shape(z)[0]
-    chunks = tf.maximum(1, -(-count // plan.chunk_rows))
+    known = z.shape[0] is not None
+    count = z.shape[0] if known else tf.shape(z)[0]
+    chunks = -(-count // plan.chunk_rows) if known else tf.maximum(1, -(-count // plan.chunk_rows))
     size = -(-count // chunks)
     fill = chunks * size - count  # rows of weight zero that even out the last chunk
-    z, labels, rows = tf.pad(z, [[0, fill], [0, 0]]), tf.pad(labels, [[0, fill]]), tf.pad(rows, [[0, fill]])
+    if not known or fill:  # a copy, even of no rows
+        z, labels, rows = tf.pad(z, [[0, fill], [0, 0]]), tf.pad(labels, [[0, fill]]), tf.pad(rows, [[0, fill]])
     z = tf.reshape(z, [chunks, size, z.shape[1]])
     labels, rows = tf.reshape(labels, [chunks, size]), tf.reshape(rows, [chunks, size])
     all_losses = tf.TensorArray(rows.dtype, chunks, infer_shape=False)
