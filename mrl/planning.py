@@ -106,20 +106,17 @@ def plan_chunk_rows(
     if chunk_rows is not None:
         return min(chunk_rows, UNKNOWN_ROWS) if rows is None else max(1, min(chunk_rows, rows))
     always, at_most, alone = HOST_BUDGET_BYTES if on_host else ACCELERATOR_BUDGET_BYTES
-    if rows is not None:
-        all_bytes = rows * (buffers_alone or buffers) * classes * itemsize
-        if all_bytes <= (alone if rows <= ENOUGH_ROWS else always):
-            return max(1, rows)
     row_bytes = buffers * classes * itemsize
     chunk = max(1, always // row_bytes, min(ENOUGH_ROWS, at_most // row_bytes))
-    if rows is not None:
-        chunk = min(chunk, -(-rows // 2))
-    least = 3 * chunk // 4 + 1
-    evens = range(chunk - chunk % EVEN_ROWS, least - 1, -EVEN_ROWS)
     if rows is None:
-        return evens[0] if evens else chunk
-    chunks = -(-rows // chunk)
+        return chunk - chunk % EVEN_ROWS if chunk % EVEN_ROWS < chunk / 4 else chunk
+    all_bytes = rows * (buffers_alone or buffers) * classes * itemsize
+    if all_bytes <= (alone if rows <= ENOUGH_ROWS else always):
+        return max(1, rows)
+    chunk = min(chunk, -(-rows // 2))
+    chunks, least = -(-rows // chunk), 3 * chunk // 4 + 1
     exact = [rows // count for count in range(chunks, rows // least + 1) if rows % count == 0]
     if exact:
         return max(exact, key=lambda size: (size % EVEN_ROWS == 0, size))
+    evens = range(chunk - chunk % EVEN_ROWS, least - 1, -EVEN_ROWS)
     return next((even for even in evens if -rows % even <= rows // EVEN_ROWS), -(-rows // chunks))
