@@ -110,11 +110,12 @@ def _reweighted(change: Callable[[float], float]) -> Callable[[Problem], Problem
 
 def _next_label(problem: Problem) -> Problem | None:
     classes, ignored = problem.layout.classes, problem.layout.ignore_index
-    used = problem.labels != ignored
-    labels = np.where(used, (problem.labels + 1) % classes, problem.labels)
-    if problem.layout.bias and np.isneginf(head_leaves(problem.head)[-1][labels[used]]).any():
+    after = (problem.labels + 1) % classes
+    moved = (problem.labels != ignored) & (after != ignored)  # a row moved onto it would not count any more
+    labels = np.where(moved, after, problem.labels)
+    if problem.layout.bias and np.isneginf(head_leaves(problem.head)[-1][labels[moved]]).any():
         return None  # an infinite loss would be no fair trial
-    return replace(problem, labels=labels) if classes > 1 and not (labels == ignored).any() else None
+    return replace(problem, labels=labels) if classes > 1 and moved.any() else None
 
 
 def _no_smoothing(problem: Problem) -> Problem | None:
