@@ -78,6 +78,46 @@ class TestTorch:
             with pytest.raises(RuntimeError, match=REFUSAL):
                 torch.autograd.grad(gradient.square().sum(), z)
 
+    @pytest.mark.parametrize("reduction", ["mean", "none"])
+    def test_what_was_frozen_when_the_loss_was_exported_learns_later(self, reduction):
+        loss, torch = self.loss, self.torch
+
+        class Module(torch.nn.Module):
+            def forward(self, z):
+                return loss(z, reduction=reduction).sum()
+
+        with torch.no_grad():
+            exported = torch.export.export(Module(), (self.z,)).module()
+        z = self.z.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(exported(z), z)
+        scale = 1 if reduction == "mean" else len(Z)
+        np.testing.assert_allclose(gradient, scale * GRADIENT, **CLOSE)
+        with pytest.raises(RuntimeError, match=REFUSAL):
+            torch.func.jvp(exported, (self.z,), (self.z,))
+
+    def test_transforms_inside_compiled_code_are_refused(self):
+        """The operator there would lose a tangent: a derivative of zero."""
+        func, forward_ad = self.torch.func, self.torch.autograd.forward_ad
+        asked = {
+            "jvp": lambda z: func.jvp(self.loss, (z,), (z,))[1],
+            "grad": func.grad(self.loss),
+            "vmap": lambda z: func.vmap(self.loss)(z[None]),
+        }
+        for ask in asked.values():
+            self.torch.compiler.reset()
+            with pytest.raises(Exception, match=REFUSAL):
+                self.torch.compile(ask, fullgraph=True, backend="aot_eager")(self.z)
+        self.torch.compiler.reset()
+        compiled = self.torch.compile(self.loss, fullgraph=True, backend="aot_eager")
+        np.testing.assert_allclose(compiled(self.z), LOSS.total, **CLOSE)
+        with forward_ad.dual_level(), pytest.raises(Exception, match=REFUSAL):
+            compiled(forward_ad.make_dual(self.z, self.z))
+        self.torch.compiler.reset()
+        composed = self.torch.compile(
+            lambda z: func.jvp(lambda z: self.loss(z, False), (z,), (z,))[1], fullgraph=True, backend="aot_eager"
+        )
+        np.testing.assert_allclose(composed(self.z), (GRADIENT * Z).sum(), **CLOSE)
+
     @FUSED
     def test_tensors_of_no_device(self, fused):
         z, head, labels = (mrl.convert(x, "torch", device="meta") for x in (self.z, self.head, self.labels))
@@ -173,6 +213,7 @@ class TestTorch:
             "vmap": lambda: func.vmap(
                 lambda z, y: mrl.nested_cross_entropy(z[None], self.head, y[None], NESTING).total
             )(self.z, self.labels),
+            "vmap over grad": lambda: func.vmap(lambda scale: func.grad(lambda z: scale * loss(z))(self.z))(self.z[0]),
             "jacrev": lambda: func.jacrev(loss)(self.z),
             "jacobian": lambda: torch.autograd.functional.jacobian(
                 lambda z: self.loss(z, reduction="none"), self.z, vectorize=True

@@ -1,4 +1,4 @@
-"""PyTorch, on any device; traceable by ``torch.compile(fullgraph=True)`` and ``torch.func``."""
+"""PyTorch, on any device; traceable by ``torch.compile(fullgraph=True)``, and by ``torch.func``."""
 
 from .arrays import devices, from_numpy, to_numpy
 from .cascade import cascade_exit, cascade_predict

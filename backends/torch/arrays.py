@@ -29,15 +29,18 @@ def from_numpy(array: Any, *, dtype: str | None, device: Any) -> Tensor:
 
 
 def to_numpy(array: Tensor, *, blocking: bool) -> np.ndarray | None:
-    traced = torch.compiler.is_compiling() or not has_memory(array)
-    if traced or (array.device.type != "cpu" and not blocking):
+    hidden = torch.compiler.is_compiling() or not has_memory(array) or array.is_meta
+    if hidden or (array.device.type != "cpu" and not blocking):
         if not blocking:
             return None
-        if traced:
-            raise TypeError("array: expected a tensor with values, got a traced one; convert outside of the transform")
+        if hidden:
+            raise TypeError(
+                f"array: expected a tensor with values, got a {type(array).__name__} without any of its own (traced, "
+                "distributed, on 'meta'); convert outside of the transform, what is whole and filled"
+            )
     # Inside torch.func transforms even a tensor that they do not wrap hides its memory.
     with temporarily_clear_interpreter_stack():
-        host = array.detach().cpu()
+        host = array.detach().cpu().resolve_conj().resolve_neg()
         if host.dtype != torch.bfloat16:
             return host.numpy()
         host = host.view(torch.uint16).numpy()
@@ -57,8 +60,11 @@ def has_memory(array: Tensor) -> bool:
 
 def is_batched(array: Tensor) -> bool:
     """Whether it stands for many tensors, as under ``torch.func.vmap`` or autograd's ``is_grads_batched``."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(array) and not functorch.is_batchedtensor(array):
+        array = functorch.get_unwrapped(array)
     # The older kind of batched tensor, which is_grads_batched makes, has a key without a name in Python.
-    return torch._C._functorch.is_batchedtensor(array) or "Batched" in repr(torch._C._dispatch_keys(array))
+    return functorch.is_batchedtensor(array) or "Batched" in repr(torch._C._dispatch_keys(array))
 
 
 def devices() -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from mrl.heads import Head, TiedHead, head_leaves
 from mrl.nesting import Nesting
@@ -36,6 +37,8 @@ def fused_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """``(total, per_level)`` of ``rows[i] * CE_g[i]``, summed over the examples or not."""
     tied, leaves = isinstance(head, TiedHead), head_leaves(head)
+    if torch.compiler.is_compiling() and _is_transformed():
+        raise _too_much("torch.func or forward-mode differentiation inside torch.compile")
     compiling, grad_enabled = torch.compiler.is_compiling(), torch.is_grad_enabled()
     count, classes = None if compiling else labels.numel(), leaves[0].shape[0]
     # Compiled for any number of rows, a chunk is planned as if there were many.
@@ -155,6 +158,11 @@ class _DifferentiableOnce(torch.autograd.Function):
         raise _too_much("vmap over its gradient")
 
 
+def _is_transformed() -> bool:
+    """Whether the operator of compiled code would lose a tangent, or fail where PyTorch cannot say why."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
 def _is_one(upstream: Tensor) -> bool:
     """Whether it is seen, without waiting for a device, that nothing has to be scaled."""
     return upstream.device.type == "cpu" and has_memory(upstream) and upstream.item() == 1
@@ -188,6 +196,8 @@ def _operator(
     chunk_rows: int,
     needs: Sequence[bool],
 ) -> list[Tensor]:
+    if forward_ad._current_level >= 0:  # of a graph that was exported
+        raise _too_much("forward-mode differentiation")
     plan = Plan(Nesting(dims, weights), tied, label_smoothing, summed, chunk_rows, tuple(needs))
     return _forward(z, labels, rows, plan, leaves)
 
@@ -230,6 +240,10 @@ def _operator_backward(ctx: Any, upstream: list[Tensor | None]) -> tuple[Any, ..
         raise _too_much("a second derivative")
     plan, (labels, rows, *saved) = ctx.plan, ctx.saved_tensors
     arrays, gradients = saved[: len(plan.needs)], saved[len(plan.needs) :]
+    asked = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3])
+    if any(now and not then for now, then in zip(asked, plan.needs, strict=True)):
+        # Frozen when the graph was exported, and not any more: all is computed now.
+        plan = replace(plan, needs=asked, summed=False)
     if plan.summed:
         gradients = [upstream[0] * gradient for gradient in gradients]
     else:
