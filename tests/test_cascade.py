@@ -86,6 +86,16 @@ def test_nan_never_accepts(to) -> None:
         assert host(exits)[0].tolist() == [1, -1] and host(exits)[1].tolist() == [1, 1]
 
 
+def test_nan_among_many_classes_never_accepts(to) -> None:
+    """Maxima of arrays that are not small may pass over NaN."""
+    values = np.full((2, 100, 100), 0.005, np.float32)
+    values[..., 5] = 0.505
+    values[:, 0, 0] = values[:, 1, 99] = values[:, 2] = np.nan
+    for kind in ("probability", "margin", "entropy"):
+        policy = mrl.CascadePolicy((0.0,), (1, 2), confidence=kind)
+        same(mrl.cascade_exit(to(values), policy), spec.cascade_exit(values, policy))
+
+
 def test_infinite_logits(to) -> None:
     values = np.array([[[0.0, -np.inf, 1.0], [np.inf, 0.0, 0.0], [-np.inf] * 3]] * 2, np.float32)
     for kind in ("probability", "margin", "entropy"):

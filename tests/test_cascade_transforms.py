@@ -143,6 +143,15 @@ class TestTensorFlow:
         for rows in (23, 5, 0):
             same(run(Z[:rows]), spec.cascade_predict(Z[:rows], host_head(head), POLICY))
 
+    @HEADS
+    @pytest.mark.parametrize("jit_compile", [False, True])
+    def test_function_of_no_rows(self, head, jit_compile):
+        converted = mrl.convert(head, "tensorflow")
+        run = self.tf.function(lambda z: mrl.cascade_predict(z, converted, POLICY), jit_compile=jit_compile)
+        for lead in ((0,), (2, 0)):
+            z = np.zeros((*lead, 7), np.float32)
+            same(run(self.tf.constant(z)), spec.cascade_predict(z, head, POLICY))
+
     def test_no_gradient(self):
         head = self.tf.nest.map_structure(self.tf.Variable, mrl.convert(TIED, "tensorflow"))
         with self.tf.GradientTape() as tape:

@@ -27,6 +27,11 @@ for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
             for run in (g, jax.jit(g)):
                 for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(run(*shared))):
                     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    columns = NamedSharding(mesh, P(None, "data"))
+    tokens, marks = jax.device_put(z.reshape(2, 4, 4), columns), jax.device_put(y.reshape(2, 4), columns)
+    with use_mesh(mesh):
+        g = jax.grad(lambda z: mrl.nested_cross_entropy(z, mrl.TiedHead(shared[1]), marks, nesting).total)
+        np.testing.assert_allclose(np.asarray(g(tokens)).reshape(8, 4), plain[1][0], rtol=1e-5, atol=1e-6)
     assert mrl.nested_logits(*shared[:1], mrl.TiedHead(shared[1]), nesting).shape == (2, 8, 3)
     assert mrl.truncate(shared[0], 2).sharding.is_equivalent_to(rows, 2)
 """

@@ -87,6 +87,28 @@ class TestJax:
         np.testing.assert_allclose(gradient, scale * GRADIENT, **CLOSE)
         assert np.isfinite(exported.call(self.z[:1], self.labels[:1])[0])
 
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+    def test_strict_promotion_of_dtypes(self, dtype):
+        jax, z, head = self.jax, self.z.astype(dtype), self.jax.tree.map(lambda x: x.astype(dtype), self.head)
+        options = {"label_smoothing": 0.1, "ignore_index": 2}
+
+        def every():
+            for fused in (True, False):
+
+                def loss(z, fused=fused):
+                    return mrl.nested_cross_entropy(z, head, self.labels, NESTING, fused=fused, **options).total
+
+                yield jax.grad(loss)(z)
+            yield jax.grad(lambda z: mrl.nested(lambda x: x.sum(), NESTING, normalize=True)(z))(z)
+            yield mrl.cascade_exit(mrl.nested_logits(z, head, NESTING), policy, logits=True).confidence
+            yield mrl.cascade_predict(z, head, policy).confidence
+
+        policy = mrl.CascadePolicy((0.5, 0.5), NESTING.dims)
+        relaxed = list(every())
+        with jax.numpy_dtype_promotion("strict"):
+            for found, expected in zip(every(), relaxed, strict=True):
+                np.testing.assert_array_equal(found, expected)
+
     @FUSED
     def test_traced_labels_out_of_range_give_nan(self, fused):
         run = self.jax.jit(lambda y: mrl.nested_cross_entropy(self.z, self.head, y, NESTING, fused=fused).total)

@@ -222,6 +222,46 @@ class TestTensorFlow:
             with pytest.raises(TypeError, match=REFUSAL):
                 ask(True)
 
+    def test_a_function_under_two_tapes(self):
+        """Its backward pass has its own gradient traced, which nobody need ask for; who does gets NaN."""
+        tf, head = self.tf, mrl.TiedHead(*(self.tf.Variable(x) for x in self.head))
+        loss = tf.function(lambda z: mrl.nested_cross_entropy(z, head, self.labels, NESTING).total)
+        with tf.GradientTape(persistent=True) as outer:
+            with tf.GradientTape() as inner:
+                inner.watch(self.z)
+                value = loss(self.z)
+            gradient = inner.gradient(value, self.z)
+            norm = tf.norm(gradient)
+        np.testing.assert_allclose(gradient, GRADIENT, **CLOSE)
+        _, dhead = spec.nested_cross_entropy_vjp(Z, HEAD, LABELS, NESTING, np.ones(()))
+        np.testing.assert_allclose(outer.gradient(value, head.weight), dhead.weight, **CLOSE)
+        assert np.isnan(outer.gradient(norm, head.weight)).all()
+
+    @FUSED
+    @pytest.mark.parametrize("jit_compile", [None, False, True])
+    def test_a_head_with_nan_has_a_gradient_of_nan(self, fused, jit_compile):
+        """Whole, and not only where the softmax left it."""
+        tf, weight = self.tf, self.tf.Variable(self.head.weight)
+        weight[1, 0].assign(np.nan)
+
+        def gradient():
+            with tf.GradientTape() as tape:
+                value = mrl.nested_cross_entropy(self.z, mrl.TiedHead(weight), self.labels, NESTING, fused=fused).total
+            return tape.gradient(value, weight)
+
+        run = gradient if jit_compile is None else tf.function(gradient, jit_compile=jit_compile)
+        assert np.isnan(tf.convert_to_tensor(run())).all()
+
+    def test_a_graph_of_version_one(self):
+        """Where ``==`` compares what tensors are, not what they hold."""
+        tf = self.tf.compat.v1
+        with tf.Graph().as_default(), tf.Session() as session:
+            z, labels = tf.placeholder(tf.float32, [None, 6]), tf.placeholder(tf.int32, [None])
+            head = mrl.TiedHead(*map(tf.constant, HEAD))
+            total = mrl.nested_cross_entropy(z, head, labels, NESTING, ignore_index=-1).total
+            found = session.run(total, {z: np.concatenate([Z, Z]), labels: np.concatenate([LABELS, 0 * LABELS - 1])})
+        np.testing.assert_allclose(found, LOSS.total, **CLOSE)
+
     @FUSED
     def test_traced_labels_out_of_range_give_nan(self, fused):
         run = self.tf.function(lambda y: mrl.nested_cross_entropy(self.z, self.head, y, NESTING, fused=fused).total)

@@ -29,7 +29,8 @@ def from_numpy(array: Any, *, dtype: str | None, device: Any) -> Array:
 
 def to_numpy(array: Array, *, blocking: bool) -> np.ndarray | None:
     traced = isinstance(array, jax.core.Tracer)
-    if not blocking and (traced or any(device.platform != "cpu" for device in array.devices())):
+    hidden = traced or not array.is_fully_addressable  # parts of it are other processes'
+    if not blocking and (hidden or any(device.platform != "cpu" for device in array.devices())):
         return None
     if traced:
         raise TypeError("array: expected an array with values, got a traced one; convert outside of the transform")

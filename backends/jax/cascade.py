@@ -21,7 +21,7 @@ from .arrays import accumulation_dtype, on_host, product
 
 def cascade_exit(probabilities: Array, policy: CascadePolicy, *, logits: bool) -> CascadeResult:
     values = lax.stop_gradient(probabilities)
-    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    values = values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
     cuts = policy.cuts64 if values.dtype == jnp.float64 else policy.cuts32
     last = len(policy) - 1
     confidence = _given(values[last], policy, last, logits)
@@ -135,7 +135,8 @@ def _given(values: Array, policy: CascadePolicy, g: int, logits: bool) -> Array:
         return _confidence(values, policy.confidence, policy.temperatures[g])
     if policy.temperatures[g] != 1:
         return _confidence(jnp.log(values), policy.confidence, policy.temperatures[g])
-    classes, largest = values.shape[-1], values.max(-1)
+    # XLA's maximum on a CPU takes a number for larger than NaN in arrays that are not small.
+    classes, largest = values.shape[-1], jnp.where(jnp.isnan(values).any(-1), jnp.nan, values.max(-1))
     if policy.confidence == "probability" or classes == 1:
         return largest
     if policy.confidence == "margin":

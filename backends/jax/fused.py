@@ -55,15 +55,12 @@ def fused_cross_entropy(
     plan = Plan(nesting, tied, label_smoothing, summed, chunk, host)
     z, leaves, labels, rows = vary_together((z, leaves, labels, rows))
     try:
-        total, per_level = _fused(plan, z.reshape(-1, z.shape[-1]), leaves, labels.reshape(-1), rows.reshape(-1))
+        return _fused(plan, z, leaves, labels, rows)
     except TypeError as error:
         # The one place to say more than JAX does, whose message knows nothing of fused=False.
         if "custom_vjp" in str(error):
             _refuse("forward-mode differentiation", error)
         raise
-    if not summed:
-        total, per_level = total.reshape(labels.shape), per_level.reshape(len(nesting), *labels.shape)
-    return total, per_level
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -120,5 +117,5 @@ def _refuse(asked: str, cause: Exception | None) -> NoReturn:
 
 
 def _total(losses: Array, plan: Plan) -> tuple[Array, Array]:
-    per_level = losses.sum(1) if plan.summed else losses
+    per_level = losses.sum(range(1, losses.ndim)) if plan.summed else losses
     return sum(weight * level for weight, level in zip(plan.nesting.weights, per_level, strict=True)), per_level

@@ -18,7 +18,7 @@ def truncate(z: Array, dim: int, *, normalize: bool) -> Array:
     x = z[..., :dim]
     if not normalize:
         return x
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
     # Dividing by the largest entry first keeps the sum of squares in range; the quotient does not depend on it.
     scale = jax.lax.stop_gradient(jnp.abs(x).max(-1, keepdims=True))
     scale = jnp.where(scale > 0, scale, 1)

@@ -32,7 +32,7 @@ class Plan(NamedTuple):
 def sweep(
     z: Array, leaves: tuple[Array, ...], labels: Array, rows: Array, plan: Plan, needs: tuple[bool, ...]
 ) -> tuple[Array, tuple[Array | None, ...]]:
-    """``rows[i] * CE_g[i]`` as ``(G, N)``, then the gradients that are needed, all in the dtype of ``rows``."""
+    """``rows[i] * CE_g[i]`` as ``(G, ...)``, then the gradients that are needed, all in the dtype of ``rows``."""
     work = partial(_sweep_chunks, plan=plan, needs=needs)
     shardings = [jax.typeof(x).sharding for x in (z, *leaves)]
     explicit = [sharding.mesh for sharding in shardings if sharding.mesh._any_axis_explicit]
@@ -40,7 +40,7 @@ def sweep(
         # Where shardings are part of the types, the compiler still plans the kernel; its results are placed as
         # its arguments are.
         placed = [s if s.mesh == explicit[0] else NamedSharding(explicit[0], PartitionSpec()) for s in shardings]
-        per_row = NamedSharding(explicit[0], PartitionSpec(None, placed[0].spec[0] if placed[0].spec else None))
+        per_row = NamedSharding(explicit[0], PartitionSpec(None, *placed[0].spec[: z.ndim - 1]))
         wanted = tuple(sharding if needed else None for sharding, needed in zip(placed, needs, strict=True))
         work = jax.sharding.auto_axes(work, out_sharding=(per_row, wanted))
     return work(z, leaves, labels, rows)
@@ -50,12 +50,14 @@ def sweep(
 def _sweep_chunks(
     z: Array, leaves: tuple[Array, ...], labels: Array, rows: Array, *, plan: Plan, needs: tuple[bool, ...]
 ) -> tuple[Array, tuple[Array | None, ...]]:
-    z, leaves = z.astype(rows.dtype), tuple(leaf.astype(rows.dtype) for leaf in leaves)
+    lead, levels = labels.shape, len(plan.nesting)
+    z, labels, rows = z.reshape(-1, z.shape[-1]).astype(rows.dtype), labels.reshape(-1), rows.reshape(-1)
+    leaves = tuple(leaf.astype(rows.dtype) for leaf in leaves)
     work = partial(_sweep_tied if plan.tied else _sweep_untied, leaves=leaves, plan=plan, needs=needs)
     count, size = z.shape[0], plan.chunk_rows
     if size is None or count <= size:
         losses, dz, sums = work(z, labels, rows, sums=None)
-        return losses, (dz, *sums)
+        return losses.reshape(levels, *lead), (None if dz is None else dz.reshape(*lead, z.shape[1]), *sums)
     chunks = -(-count // size)
     # Rows that fill up have weight zero. On a host a chunk takes rows that lie together, as reshaped; elsewhere
     # rows from all over the batch, and so from every device that holds a part of it.
@@ -69,8 +71,10 @@ def _sweep_chunks(
 
     zeros = tuple(jnp.zeros_like(leaf) if needed else None for leaf, needed in zip(leaves, needs[1:], strict=True))
     sums, (losses, dz) = jax.lax.scan(step, zeros, stacked)
-    dz = None if dz is None else jnp.moveaxis(dz, 0, axis).reshape(-1, z.shape[1])[:count]
-    return jnp.moveaxis(losses, 0, 1 + axis).reshape(len(plan.nesting), -1)[:, :count], (dz, *sums)
+    losses = jnp.moveaxis(losses, 0, 1 + axis).reshape(levels, -1)[:, :count].reshape(levels, *lead)
+    if dz is not None:
+        dz = jnp.moveaxis(dz, 0, axis).reshape(-1, z.shape[1])[:count].reshape(*lead, z.shape[1])
+    return losses, (dz, *sums)
 
 
 def _sweep_tied(
@@ -199,7 +203,8 @@ def _residual(logits: Array, labels: Array, rows: Array, plan: Plan) -> tuple[Ar
     if smoothing:
         picked = (1 - smoothing) * picked + smoothing * logits.mean(-1, keepdims=True)
     spread = smoothing / classes * rows[:, None]
-    target = jnp.where(labels[:, None] == jnp.arange(classes), (1 - smoothing) * rows[:, None] + spread, spread)
+    labelled = labels[:, None] == jnp.arange(classes, dtype=labels.dtype)
+    target = jnp.where(labelled, (1 - smoothing) * rows[:, None] + spread, spread)
     residual = exponentials * (rows[:, None] / sums) - target
     # The logarithm comes last: beside a large logit it would be rounded.
     losses = (largest - picked + jnp.log(sums))[..., 0]

@@ -118,7 +118,7 @@ def _walk(z: tf.Tensor, head: Head, rule: Rule, chunk: int) -> list[tf.Tensor]:
             return i + 1, *(array.write(i, value) for array, value in zip(arrays, found, strict=True))
 
         _, *arrays = tf.while_loop(
-            lambda i, *_, chunks=chunks: i < chunks, step, [tf.constant(0), *arrays], parallel_iterations=4
+            lambda i, *_, chunks=chunks: i < chunks, step, [tf.constant(0, tf.int32), *arrays], parallel_iterations=4
         )
         rows, labels, confidence, *left = (array.concat() for array in arrays)
         answers.append((rows, labels, tf.fill(tf.shape(rows), tf.constant(g, tf.int64)), confidence))
@@ -160,7 +160,7 @@ def _walk_compiled(z: tf.Tensor, head: Head, rule: Rule, chunk: int) -> list[tf.
     """
     wide, tied, last = accumulation_dtype(z, head), isinstance(head, TiedHead), len(rule.dims) - 1
     total, lanes = tf.shape(z)[0], tf.range(chunk)
-    if z.shape[0] is None:  # XLA cannot compile a gather from no rows: give it one to leave alone
+    if not z.shape[0]:  # XLA cannot compile a gather from no rows: give it one to leave alone
         z = tf.pad(z, [[0, tf.cast(tf.equal(total, 0), tf.int32)], [0, 0]])
     levels = _levels(head, rule, wide)
     classes = levels[0][0].shape[0]
@@ -201,7 +201,8 @@ def _walk_compiled(z: tf.Tensor, head: Head, rule: Rule, chunk: int) -> list[tf.
             return j + 1, waiting, kept, fields, store
 
         chunks = (count + chunk - 1) // chunk
-        state = (tf.constant(0), waiting, tf.constant(0), fields, store)
+        zero = tf.constant(0, tf.int32)  # a kind of its own under NumPy's rules of promotion, unless stated
+        state = (zero, waiting, zero, fields, store)
         _, waiting, count, fields, store = tf.while_loop(
             lambda j, *_, chunks=chunks: j < chunks, step, state, parallel_iterations=1
         )
@@ -238,8 +239,11 @@ def _given(values: tf.Tensor, policy: CascadePolicy, g: int, logits: bool) -> tf
 
 def _confidence(logits: tf.Tensor, kind: str, temperature: tf.Tensor | float | None) -> tf.Tensor:
     """``spec.confidence`` of logits in their own dtype."""
-    p = tf.nn.softmax(logits if temperature is None else logits / temperature)
-    return _reduce(p, logits, kind, tf.math.is_nan(p[..., 0]))  # the sum has made all of them NaN, or none
+    scores = logits
+    if temperature is not None:  # and not before: what is rounded then grows with the logits
+        scores = (logits - tf.reduce_max(logits, -1, keepdims=True)) / temperature
+    p = tf.nn.softmax(scores)
+    return _reduce(p, logits, kind, tf.math.is_nan(tf.reduce_sum(p, -1)))  # oneDNN's softmax keeps a NaN to itself
 
 
 def _reduce(p: tf.Tensor, order: tf.Tensor, kind: str, unknown: tf.Tensor) -> tf.Tensor:

@@ -88,7 +88,7 @@ def _differentiable_once(gradient: tf.Tensor, *inputs: tf.Tensor) -> Any:
     """A gradient that depends on ``inputs`` in a way that is not known: asking for it is an error, not zero."""
 
     def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
-        if in_save_context():  # which traces every gradient, whether or not anybody will ask for it
+        if _traced_unasked():
             return [tf.zeros_like(x) + nan_where(True, x.dtype) for x in (upstream, *inputs)]
         raise TypeError(
             "nested_cross_entropy: the fused form is differentiable once, in reverse; got a second derivative "
@@ -96,3 +96,12 @@ def _differentiable_once(gradient: tf.Tensor, *inputs: tf.Tensor) -> Any:
         )
 
     return tf.identity(gradient), backward
+
+
+def _traced_unasked() -> bool:
+    """Whether all gradients are traced, whether or not anybody will ask for them.
+
+    So they are of what is saved, and of the backward pass of a ``tf.function`` that one more tape might watch.
+    """
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    return in_save_context() or getattr(graph, "name", "").startswith("__backward_")

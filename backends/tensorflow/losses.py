@@ -60,7 +60,9 @@ def nested_cross_entropy(
     chunk_rows: int | None,
 ) -> NestedLoss:
     classes = head_classes(head)
-    used = tf.ones_like(labels, tf.bool) if ignore_index is None else labels != tf.constant(ignore_index, labels.dtype)
+    used = tf.ones_like(labels, tf.bool)
+    if ignore_index is not None:
+        used = tf.not_equal(labels, tf.constant(ignore_index, labels.dtype))
     labels = tf.cast(labels, tf.int64)
     outside = used & ((labels < 0) | (labels >= classes))
     if not (z.shape[:-1].is_fully_defined() and labels.shape.is_fully_defined()):
@@ -88,7 +90,7 @@ def nested_cross_entropy(
 
 def _same_lead(z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Whether shapes that were not known while this was traced fit: else an error, or, in XLA, NaN."""
-    same = tf.reduce_all(tf.shape(z)[:-1] == tf.shape(labels))
+    same = tf.reduce_all(tf.equal(tf.shape(z)[:-1], tf.shape(labels)))
     told = "labels: expected the leading shape of z; give one class index per example", tf.shape(z), tf.shape(labels)
     with tf.control_dependencies([] if in_xla() else [tf.debugging.Assert(same, told)]):
         return tf.identity(same)

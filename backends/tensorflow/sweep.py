@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from mrl.nesting import Nesting
 
+from .arrays import nan_where
+
 
 class Plan(NamedTuple):
     """What is fixed before any value is seen."""
@@ -50,7 +52,8 @@ def _sweep_chunks(
     """One chunk after the other, in a loop of the graph: none waits in memory for the others."""
     known = z.shape[0] is not None
     count = z.shape[0] if known else tf.shape(z)[0]
-    chunks = -(-count // plan.chunk_rows) if known else tf.maximum(1, -(-count // plan.chunk_rows))
+    chunks = -(-count // plan.chunk_rows)
+    chunks = chunks if known else tf.maximum(1, chunks)
     size = -(-count // chunks)
     fill = chunks * size - count  # rows of weight zero that even out the last chunk
     if not known or fill:  # a copy, even of no rows
@@ -168,5 +171,7 @@ def _residual(logits: tf.Tensor, labels: tf.Tensor, rows: tf.Tensor, plan: Plan)
     # The largest probability is exp(largest - lse), so that no second pass over the logits is needed for lse; its
     # logarithm comes last, because beside a large logit it would be rounded.
     losses = tf.reduce_max(logits, -1) - picked - tf.math.log(tf.reduce_max(p, -1))
+    # A softmax of oneDNN keeps a NaN to itself.
+    scales = rows + nan_where(tf.math.is_nan(losses) & tf.not_equal(rows, 0), rows.dtype)
     # An ignored row's loss is infinite where the class 0 that stands in for its label is excluded by a logit of -inf.
-    return tf.math.multiply_no_nan(losses, rows), (p - target) * rows[:, None]
+    return tf.math.multiply_no_nan(losses, rows), (p - target) * scales[:, None]
