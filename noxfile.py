@@ -6,6 +6,7 @@ Sessions install the package as a user would, not editable, and so test what the
 from __future__ import annotations
 
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build the wheel and the source distribution, and compare what the wheel holds with the tree."""
+    """Build the wheel and the source distribution, and compare what they hold with the tree."""
     session.install("build")
     out = Path(session.create_tmp()) / "dist"
     for old in out.glob("*"):
@@ -107,6 +108,14 @@ def build(session: nox.Session) -> None:
     if held != tree:
         session.error(f"missing from the wheel: {sorted(tree - held)}; not in the tree: {sorted(held - tree)}")
     session.log(f"{wheel.name} holds all {len(held)} modules")
+    (source,) = out.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    for folder in ("tests", "docs", "benchmarks"):
+        files = [path for path in (ROOT / folder).rglob("*.*") if path.is_file() and path.suffix != ".pyc"]
+        missing = {path.relative_to(ROOT).as_posix() for path in files} - held
+        if missing:
+            session.error(f"missing from the source distribution: {sorted(missing)}")
 
 
 @nox.session

@@ -47,7 +47,7 @@ def head_arrays(head: Head, nesting: Nesting) -> dict[str, Array]:
         if not isinstance(group, (tuple, list)):
             raise TypeError(
                 f"head.{field}: expected a tuple of one array per granularity, got {type(group).__name__}; "
-                "use mrl.TiedHead for a single matrix"
+                f"write tuple({field}), or use mrl.TiedHead for a single matrix"
             )
         if len(group) != len(nesting):
             raise ValueError(

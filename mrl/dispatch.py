@@ -26,6 +26,7 @@ def backend_of(arguments: Mapping[str, Any]) -> Backend:
 
     Raises:
         TypeError: an argument is no array, or two of them belong to different frameworks.
+        ValueError: tensors of PyTorch on different devices.
         ImportError: the backend's framework, or a plug-in, cannot be imported.
     """
     found = None
@@ -43,6 +44,8 @@ def backend_of(arguments: Mapping[str, Any]) -> Backend:
             )
     if found is None:
         raise TypeError("arguments: expected at least one array, got none; pass the arrays to work on")
+    if found == "torch" and len(arguments) > 1:
+        _check_devices(arguments)
     return _load(found)
 
 
@@ -71,12 +74,25 @@ def lacks(name: str, kernel: str) -> bool:
     return kernel in getattr(backend_named(name), "lacks", ())
 
 
+def _check_devices(tensors: Mapping[str, Any]) -> None:
+    """PyTorch moves no tensor by itself, and gives numbers from nowhere for one on ``meta`` beside one that is not."""
+    devices = [tensor.device for tensor in tensors.values()]
+    if any(device != devices[0] for device in devices):
+        raise ValueError(
+            "arguments: expected tensors on one device, got "
+            + ", ".join(f"{name}: {device}" for name, device in zip(tensors, devices, strict=True))
+            + "; move them with .to(device)"
+        )
+
+
 def _remember(name: str, array: Any) -> str:
     backend = _find(type(array))
-    if backend is None or not (hasattr(array, "shape") and hasattr(array, "dtype")):
+    # What is ragged, sparse or only the description of an array has a shape and a dtype too.
+    known = all(hasattr(array, what) for what in ("shape", "dtype", *(["__array__"] if backend in BUILTIN else [])))
+    if backend is None or not known:
         raise TypeError(
-            f"{name}: expected an array of one of {known_backends()}, got {_type_name(array)}; "
-            "convert it, for example with numpy.asarray"
+            f"{name}: expected an array of one of {known_backends()}, got {_type_name(array)}; convert it, for "
+            "example with numpy.asarray, or pass the array that it holds"
         )
     _NAME_OF_TYPE[type(array)] = backend
     return backend
@@ -137,8 +153,10 @@ def _load_plug_in(entry: EntryPoint) -> Backend:
         raise ImportError(
             f"{owner} ({entry.value}) lacks {', '.join(missing)}; a backend provides all of mrl.protocol.KERNELS"
         )
-    absent = frozenset(kernel for kernel in FURTHER_KERNELS if not hasattr(module, kernel))
-    further = {kernel: getattr(module, kernel, None) or _lacking(kernel, owner) for kernel in FURTHER_KERNELS}
+    absent = frozenset(kernel for kernel in FURTHER_KERNELS if not callable(getattr(module, kernel, None)))
+    further = {
+        kernel: _lacking(kernel, owner) if kernel in absent else getattr(module, kernel) for kernel in FURTHER_KERNELS
+    }
     kernels = {kernel: getattr(module, kernel) for kernel in KERNELS}
     return cast(Backend, SimpleNamespace(**kernels, **further, lacks=absent))
 

@@ -109,7 +109,8 @@ def nested_cross_entropy(
         reduction: ``"mean"`` over the examples in use, ``"sum"``, or ``"none"``.
         fused: compute values and gradients a chunk of rows at a time, so that of a batch larger than one
             chunk ``(G, ..., C)`` never exists: differentiable once, in reverse, and under ``vmap`` in JAX only.
-            ``False`` is the composed form: any order, forward mode and ``vmap``.
+            ``False`` is the composed form: any order, forward mode and ``vmap``. Where JAX exports it for any number
+            of rows, all rows are one chunk.
         chunk_rows: rows of one chunk of the fused form; ``None`` plans it from the sizes. The answer is
             the same.
 
@@ -124,7 +125,8 @@ def nested_cross_entropy(
             value and position. Where labels cannot be seen without waiting (traced code, accelerators)
             the loss of such a label is NaN.
         RuntimeError, TypeError: of PyTorch and of the others, where the fused form is asked for more than one
-            derivative in reverse; the message names ``fused=False``.
+            derivative in reverse. The message names ``fused=False``, but for those of JAX about what is already traced
+            (``jit``, ``scan``, ``linearize``) and of PyTorch about compiled code.
 
     Example:
         >>> import mrl, numpy as np
@@ -179,7 +181,7 @@ def nested(loss: Callable[..., Any], nesting: Nesting, *, normalize: bool = Fals
 
     Raises:
         TypeError: ``loss`` is not callable, ``nesting`` not a :class:`Nesting`, ``normalize`` not a bool;
-            on a call, ``z`` is not a floating array.
+            on a call, ``z`` is not a floating array, or ``loss`` returns no number or array.
         ValueError: on a call, ``z`` is narrower than the nesting.
 
     Example:
@@ -201,7 +203,13 @@ def nested(loss: Callable[..., Any], nesting: Nesting, *, normalize: bool = Fals
         total: Any = None
         for dim, weight in zip(nesting.dims, nesting.weights, strict=True):
             prefix = backend.truncate(z, dim, normalize=bool(normalize))
-            term = weight * loss(prefix, *args, **kw)
+            value = loss(prefix, *args, **kw)
+            if value is None or isinstance(value, (tuple, list, dict)):
+                raise TypeError(
+                    f"loss: expected it to return a number or an array, got {type(value).__name__}; "
+                    "return what is to be added up alone"
+                )
+            term = weight * value
             total = term if total is None else total + term
         return total
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+
+UNORDERED = (str, bytes, Mapping, Set)
+"""What can be walked through and is no sequence of numbers; a mapping would give its keys."""
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -115,7 +118,7 @@ def _dim(value: Any, name: str) -> int:
 
 
 def _dims(dims: Iterable[int]) -> tuple[int, ...]:
-    if isinstance(dims, (str, bytes)) or not isinstance(dims, Iterable):
+    if isinstance(dims, UNORDERED) or not isinstance(dims, Iterable):
         raise TypeError(
             f"dims: expected a sequence of integers, got {dims!r} of type {type(dims).__name__}; "
             "write Nesting((8, 16, 32))"
@@ -135,7 +138,7 @@ def _dims(dims: Iterable[int]) -> tuple[int, ...]:
 def _weights(weights: Iterable[float] | None, count: int) -> tuple[float, ...]:
     if weights is None:
         return (1.0,) * count
-    if isinstance(weights, (str, bytes)) or not isinstance(weights, Iterable):
+    if isinstance(weights, UNORDERED) or not isinstance(weights, Iterable):
         raise TypeError(
             f"weights: expected one number per granularity, got {weights!r} of type {type(weights).__name__}; "
             f"give a sequence of {count} numbers or None"

@@ -67,14 +67,16 @@ def convert(tree: Any, backend: str, *, device: Any = None) -> Any:
     """Every array of a tree, as an array of another framework with the same values and dtype.
 
     Heads, tuples, named tuples and lists keep their structure, mappings become dicts; ``None``, numbers of Python
-    and strings pass through, numbers of NumPy are arrays without axes. Memory is shared where both frameworks can
-    (DLPack), so treat the original as handed over: writing to one may change the other. Gradients are not carried.
+    and strings pass through, numbers of NumPy are arrays without axes. On a CPU, NumPy shares memory with every
+    framework, and PyTorch with NumPy and TensorFlow, so treat the original as handed over: writing to one may change
+    the other. JAX and TensorFlow copy what they are given, and PyTorch what JAX holds constant. From one accelerator's
+    framework to another's, arrays go through the host. Gradients are not carried. What is an array of the target
+    already, and not asked for on a ``device``, is returned as it is.
 
     Args:
         tree: arrays, possibly of several frameworks, in any nesting of containers.
         backend: ``"numpy"``, ``"torch"``, ``"jax"``, ``"tensorflow"`` or a plug-in's name.
-        device: where the arrays shall live, in the target framework's own words; ``None`` keeps a device
-            that both share and else uses the framework's default.
+        device: where the arrays shall live, in the target framework's own words; ``None`` for its default.
 
     Returns:
         A tree of the same structure.

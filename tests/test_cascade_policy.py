@@ -44,6 +44,7 @@ POLICY = mrl.CascadePolicy((0.5,), (2, 4))
         ),
         (((0.5,), (2, 4)), {"temperatures": (1.0, 0.0)}, ValueError, r"temperatures\[1\]: expected a positive finite"),
         (((0.5,), (2, 4)), {"temperatures": (1.0, math.inf)}, ValueError, r"temperatures\[1\]: expected a positive"),
+        (({0.5, 0.7}, (2, 4, 8)), {}, TypeError, r"thresholds: expected a sequence of numbers"),
         (((0.5,), (2, 4)), {"fitted": 3}, TypeError, r"fitted: expected names to plain values"),
         (((0.5,), (2, 4)), {"fitted": {"a": [1]}}, TypeError, r"fitted: expected names to strings, numbers"),
         (((0.5,), (2, 4)), {"fitted": {"a": math.nan}}, ValueError, r"fitted: expected finite numbers"),
@@ -69,6 +70,11 @@ def test_capped_refuses_what_is_no_integer(levels) -> None:
 @pytest.mark.parametrize("kind", [np.int64, np.uint8, np.array])
 def test_capped_takes_integers_of_numpy(kind) -> None:
     assert POLICY.capped(kind(1)) == POLICY.capped(1) and POLICY.capped(kind(2)) == POLICY
+
+
+def test_capped_claims_nothing_of_the_whole() -> None:
+    whole = mrl.CascadePolicy((0.5, 0.5), (2, 4, 8), fitted={"method": "risk", "accuracy": 0.9, "delta": 0.05})
+    assert dict(whole.capped(2).fitted) == {"method": "risk", "capped_from": 3} and whole.capped(3) is whole
 
 
 def test_json_round_trip(tmp_path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 import mrl
+from mrl.cascade.binomial import paired_difference
 from mrl.cascade.report import resampled_mean
 from mrl.dispatch import backend_named
 
@@ -62,6 +63,23 @@ def test_intervals_surround_their_values_and_are_exact_for_proportions() -> None
         assert interval.low <= interval.value <= interval.high
     wider = mrl.cascade_report(probabilities(), LABELS, POLICY, confidence_level=0.99)
     assert wider.expected_dim.low < report.expected_dim.low and wider.expected_dim.high > report.expected_dim.high
+
+
+@pytest.mark.parametrize(("losses", "gains", "n"), [(0.01, 0.0, 200), (0.05, 0.02, 100), (0.3, 0.1, 30)])
+def test_the_interval_of_a_difference_covers_it(losses, gains, n) -> None:
+    """Also where so few examples differ that resampling them would find none."""
+    drawn = np.random.default_rng(0).multinomial(n, (losses, 1 - losses - gains, gains), size=1500)
+    found = [paired_difference(int(gained), int(lost), n, 0.95) for lost, _, gained in drawn]
+    covered = np.mean([low <= gains - losses <= high for low, high in found])
+    assert 0.92 < covered < 0.99
+
+
+def test_the_interval_of_a_difference_at_its_ends() -> None:
+    low, high = paired_difference(0, 0, 50, 0.95)
+    assert -0.1 < low < 0 and low == pytest.approx(-high, abs=1e-12)
+    assert paired_difference(5, 0, 5, 0.95)[1] == 1 and paired_difference(0, 5, 5, 0.95)[0] == -1
+    turned = [-end for end in paired_difference(3, 7, 40, 0.9)[::-1]]
+    assert paired_difference(7, 3, 40, 0.9) == pytest.approx(turned, abs=1e-12)
 
 
 def test_counts_resample_as_examples_do() -> None:

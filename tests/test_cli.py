@@ -18,6 +18,17 @@ def test_it_is_a_module_too(tmp_path: Path) -> None:
     assert done.stdout == f"mrl {metadata.version('mrl')}\n"
 
 
+def test_demo_refuses_before_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str], backend_torch: None) -> None:
+    (tmp_path / "file").touch()
+    for arguments, message in (
+        (["--out", str(tmp_path / "file")], "--out: expected a folder to write to, got .*file"),
+        (["--out", "/proc/sys"], "--out: expected a folder to write to, got /proc/sys"),
+        (["--seed", "-1"], "--seed: expected an integer of at least 0, got -1"),
+    ):
+        assert main(["demo", *arguments]) == 2
+        assert re.search(f"mrl demo: {message}", capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -30,6 +30,31 @@ def test_what_is_of_a_framework_and_no_array_is_refused(backend_torch: None) -> 
             backend_of({"weights": value})
 
 
+def test_tensors_on_two_devices_are_told_apart(backend_torch: None) -> None:
+    """PyTorch multiplies what is on ``meta`` with what is not, and makes numbers up."""
+    import torch
+
+    nesting, z, labels = mrl.Nesting((2, 4)), torch.ones(3, 4), torch.zeros(3, dtype=torch.int64)
+    head = mrl.TiedHead(torch.ones(5, 4, device="meta"))
+    for call in (
+        lambda: mrl.nested_cross_entropy(z, head, labels, nesting),
+        lambda: mrl.nested_logits(z, head, nesting),
+        lambda: mrl.cascade_predict(z, head, mrl.CascadePolicy((0.5,), (2, 4))),
+    ):
+        with pytest.raises(ValueError, match=r"expected tensors on one device, got z: cpu, head\.weight: meta"):
+            call()
+
+
+def test_what_only_looks_like_an_array_is_refused(backend_tensorflow: None, backend_jax: None) -> None:
+    import jax
+    import tensorflow as tf
+
+    ragged, sparse = tf.ragged.constant([[1.0, 2.0], [3.0]]), tf.sparse.from_dense([[1.0, 2.0]])
+    for value in (ragged, sparse, tf.TensorSpec([2, 3]), jax.ShapeDtypeStruct((2, 3), "float32")):
+        with pytest.raises(TypeError, match=f"z: expected an array of one of .* got .*{type(value).__name__}"):
+            mrl.truncate(value, 1)
+
+
 def test_jax_arrays_and_tracers(backend_jax: None) -> None:
     import jax
     import jax.numpy as jnp

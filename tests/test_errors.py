@@ -31,6 +31,8 @@ NESTING = mrl.Nesting((2, 4))
         ((2, 4), (math.inf, 1.0), ValueError, r"weights\[0\]"),
         ((2, 4), ("1", 1.0), TypeError, r"weights\[0\]: expected a number"),
         ((2, 4), 1.0, TypeError, r"weights: expected one number per granularity"),
+        ((2, 4), {2: 1.0, 4: 0.5}, TypeError, r"weights: expected one number per granularity"),
+        ({2, 4}, None, TypeError, r"dims: expected a sequence"),
     ],
 )
 def test_nesting_refuses(dims, weights, error, message) -> None:
@@ -194,6 +196,9 @@ def test_nested_refuses(make) -> None:
         mrl.nested(abs, NESTING, normalize="yes")
     with pytest.raises(ValueError, match="z: expected shape"):
         mrl.nested(lambda z: z, NESTING)(zeros(make, 3, 3))
+    for value in ((1.0, 2.0), {"loss": 1.0}, None):
+        with pytest.raises(TypeError, match=r"loss: expected it to return a number or an array, got (tuple|dict|None)"):
+            mrl.nested(lambda z, value=value: value, NESTING)(zeros(make, 3, 4))
 
 
 @pytest.mark.parametrize("fused", [True, False])

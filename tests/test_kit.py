@@ -15,8 +15,6 @@ from mrl.testing.mutants import Mutant
 from mrl.testing.problems import UNIT_ROUNDOFF, Layout, Problem, head_from, round_to
 from mrl.testing.runners import compare, prove
 
-OPTIONS = ("label_smoothing", "ignore_index", "reduction", "leading")
-
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_rounding_is_to_nearest(dtype: str) -> None:
@@ -118,97 +116,6 @@ def test_bounds_hold_for_another_order_of_summation() -> None:
             total += z32[:, k, None] * weight32[:, k]
         assert np.all(np.abs(total - value[g]) <= bound[g])
         assert np.any(total != value[g])
-
-
-# Losses that people write, right and wrong, in NumPy; the pages of the documentation have them in PyTorch.
-def cross_entropy(logits, labels):
-    shifted = logits - logits.max(-1, keepdims=True)
-    lse = np.log(np.exp(shifted).sum(-1))
-    return np.mean(lse - np.take_along_axis(shifted, labels[:, None].astype(int), -1)[:, 0])
-
-
-def level(z, head, g, m):
-    if isinstance(head, mrl.TiedHead):
-        product, bias = z[:, :m] @ head.weight[:, :m].T, head.bias
-    else:
-        product, bias = z[:, :m] @ head.weights[g].T, head.biases[g] if head.biases else None
-    return product if bias is None else product + bias
-
-
-def right(z, head, labels, nesting):
-    pairs = zip(nesting.dims, nesting.weights, strict=True)
-    return sum(w * cross_entropy(level(z, head, g, m), labels) for g, (m, w) in enumerate(pairs))
-
-
-def mean_for_sum(z, head, labels, nesting):
-    return right(z, head, labels, nesting) / len(nesting)
-
-
-def shared_slice(z, head, labels, nesting):
-    return sum(w * cross_entropy(level(z, head, 0, nesting.dims[0]), labels) for w in nesting.weights)
-
-
-def weight_twice(z, head, labels, nesting):
-    return right(z, head, labels, mrl.Nesting(nesting.dims, [w * w for w in nesting.weights]))
-
-
-def cosine(z, targets, nesting, *, each=True):
-    total = 0.0
-    for m, w in zip(nesting.dims, nesting.weights, strict=True):
-        a, b = ((mrl.truncate(x, m) if each else mrl.truncate(x, x.shape[-1])[:, :m]) for x in (z, targets))
-        total += w * np.mean(1 - (a * b).sum(-1))
-    return total
-
-
-def unnormalised_prefix(z, targets, nesting):
-    return cosine(z, targets, nesting, each=False)
-
-
-def test_check_loss_passes_what_is_right() -> None:
-    assert mrl.testing.check_loss(right).worst <= 1
-    assert mrl.testing.check_loss(cosine, against="nested_cosine").worst <= 1
-
-
-@pytest.mark.parametrize(
-    ("loss", "options"),
-    [
-        (mean_for_sum, {}),
-        (shared_slice, {"tied": True}),
-        (weight_twice, {}),
-        (unnormalised_prefix, {"against": "nested_cosine"}),
-    ],
-)
-def test_check_loss_finds_the_classic_mistakes(loss, options) -> None:
-    with pytest.raises(AssertionError, match=rf"{loss.__name__} on numpy .* times its error bound .*(\n|.)*nesting="):
-        mrl.testing.check_loss(loss, **options)
-
-
-def test_of_two_mistakes_one_is_shown(backend_torch: None) -> None:
-    def loss(z, head, labels, nesting):
-        if head.weight.shape[0] == 1:
-            raise RuntimeError("no classes to tell apart")
-        return mrl.nested_cross_entropy(z, head, labels, mrl.Nesting(nesting.dims)).total
-
-    with pytest.raises((AssertionError, RuntimeError)):  # and no group of both
-        mrl.testing.check_loss(loss, tied=True, backend="torch", random_seed=0)
-
-
-def test_check_loss_takes_every_option(backend_name: str) -> None:
-    row = mrl.testing.check_loss(mrl.nested_cross_entropy, backend=backend_name, options=OPTIONS, examples=30)
-    assert row.worst <= 1 and row.examples >= 30
-
-
-def test_check_loss_refuses() -> None:
-    with pytest.raises(TypeError, match="loss: expected a function"):
-        mrl.testing.check_loss(3)
-    with pytest.raises(ValueError, match="against: expected names of"):
-        mrl.testing.check_loss(right, against="triplet")
-    with pytest.raises(ValueError, match="options: expected names of"):
-        mrl.testing.check_loss(right, options=("temperature",))
-    with pytest.raises(ValueError, match="backend: expected to read one framework off the code"):
-        mrl.testing.check_loss(lambda z, head, labels, nesting: 0.0)
-    with pytest.raises(ValueError, match="dtype: expected one of"):
-        mrl.testing.check_loss(right, dtype="int8")
 
 
 CASCADES = {case.name: case for case in mrl.testing.CASES if case.discrete}

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..checks import check_integer
 from ..heads import Array
-from ..nesting import Nesting, to_float
+from ..nesting import UNORDERED, Nesting, to_float
 from . import storage
 
 CONFIDENCES = ("probability", "margin", "entropy")
@@ -125,6 +125,9 @@ class CascadePolicy:
     def capped(self, levels: int) -> CascadePolicy:
         """The same policy stopped early: no more than the first ``levels`` levels, the last of which always answers.
 
+        What ``fitted`` says of the whole policy, an accuracy or a guarantee, is not this one's: it keeps the method and
+        how many levels there were.
+
         Raises:
             TypeError: ``levels`` is no integer.
             ValueError: it is not in ``[1, G]``.
@@ -139,12 +142,15 @@ class CascadePolicy:
         levels = check_integer("levels", levels)
         if not 1 <= levels <= len(self):
             raise ValueError(f"levels: expected an integer in [1, {len(self)}], got {levels}; choose one")
+        if levels == len(self):
+            return self
+        method = [(name, value) for name, value in self.fitted if name == "method"]
         return CascadePolicy(
             self.thresholds[: levels - 1],
             self.dims[:levels],
             confidence=self.confidence,
             temperatures=self.temperatures[:levels],
-            fitted=self.fitted,
+            fitted=(*method, ("capped_from", len(self))),
         )
 
     def to_json(self) -> str:
@@ -250,7 +256,7 @@ def _round_down(threshold: float) -> float:
 
 
 def _numbers(name: str, values: Any, count: int, meaning: str) -> tuple[float, ...]:
-    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+    if isinstance(values, UNORDERED) or not isinstance(values, Iterable):
         raise TypeError(
             f"{name}: expected a sequence of numbers, {meaning}, got {type(values).__name__}; write a tuple"
         )

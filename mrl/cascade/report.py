@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .. import checks
 from ..heads import Array
-from .binomial import clopper_pearson
+from .binomial import clopper_pearson, paired_difference
 from .outcomes import Outcomes, accepted_level, measure, right_at
 from .policy import CascadePolicy, check_policy
 
@@ -143,8 +143,9 @@ def cascade_report(
     """How a cascade does on labelled examples.
 
     ``expected_dim = mean_i dims[level_i]`` and ``cumulative_dim = mean_i sum_{g <= level_i} dims[g]``. Proportions
-    have the exact intervals of Clopper and Pearson. Dimensions, FLOPs and ``against_full`` have percentiles of
-    2000 resamplings of the examples, drawn as counts, which is the same and does not depend on their number.
+    have the exact intervals of Clopper and Pearson, ``against_full``, a difference on the same examples, the score
+    interval of Tango. Dimensions and FLOPs have percentiles of 2000 resamplings of the examples, drawn as counts, which
+    is the same and does not depend on their number.
 
     Args:
         probabilities: ``(G, ..., C)`` floating, of any framework; or ``(confidence, correct)`` as in
@@ -169,7 +170,8 @@ def cascade_report(
         >>> report.accuracy.value, report.expected_dim.value, report.flops.value
         (1.0, 12.0, 48.0)
 
-    Source: arXiv 2205.13147, section 4.2.1 and appendix D.1; Clopper and Pearson, Biometrika 26 (1934).
+    Source: arXiv 2205.13147, section 4.2.1 and appendix D.1; Clopper and Pearson, Biometrika 26 (1934);
+    Tango, Statistics in Medicine 17 (1998).
     """
     check_policy(policy)
     confidence_level, seed = check_interval(confidence_level, seed)
@@ -188,7 +190,7 @@ def report_of(outcomes: Outcomes, policy: CascadePolicy, confidence_level: float
     right, full = right_at(outcomes.correct, level), outcomes.correct[-1]
     count, dims = len(level), np.asarray(policy.dims, np.float64)
     exits = np.bincount(level, minlength=len(dims))
-    change = np.bincount(1 + right.astype(np.int64) - full, minlength=3)
+    losses, _, gains = (int(k) for k in np.bincount(1 + right.astype(np.int64) - full, minlength=3))
 
     def share(hits: Any) -> Interval:
         return proportion(int(np.sum(hits)), count, confidence_level)
@@ -203,7 +205,7 @@ def report_of(outcomes: Outcomes, policy: CascadePolicy, confidence_level: float
         confidence_level=confidence_level,
         dims=policy.dims,
         accuracy=share(right),
-        against_full=mean(change, np.array([-1.0, 0.0, 1.0])),
+        against_full=Interval((gains - losses) / count, *paired_difference(gains, losses, count, confidence_level)),
         expected_dim=expected,
         cumulative_dim=cumulative,
         flops=None if scale is None else Interval(*(scale * x for x in expected)),

@@ -8,7 +8,9 @@ import time
 from dataclasses import asdict, replace
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from ..cascade.storage import write_atomically
@@ -46,11 +48,20 @@ def run_demo(
     """
     if backend not in FRAMEWORKS:
         raise ValueError(f"--backend: expected one of {FRAMEWORKS}, which can train, got {backend!r}; choose one")
+    if seed < 0:
+        raise ValueError(f"--seed: expected an integer of at least 0, got {seed}; choose another")
     backend_named(backend)  # says what to install
+    if not find_spec("matplotlib"):
+        raise ImportError("the figures need matplotlib; run pip install 'mrl[demo]'")
     dataset = load(data, data_dir, seed)
     settings = replace(SETTINGS[data], seed=seed)
     settings = settings if epochs is None else replace(settings, epochs=epochs)
-    out.mkdir(parents=True, exist_ok=True)
+    try:  # before minutes of training
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise OSError(f"--out: expected a folder to write to, got {out} ({error}); choose another") from error
     print(f"{data}: {len(dataset.train.labels)} images to train on, {len(dataset.held_out.labels)} held out, "
           f"{len(dataset.test.labels)} to test on; training in {backend}")  # fmt: skip
 

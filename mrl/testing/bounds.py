@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .. import spec
+from ..checks import head_arrays
 from ..heads import Head, head_leaves
 from ..spec.logits import classifiers
 from .problems import SMALLEST, UNIT_ROUNDOFF, Float, Problem
@@ -176,7 +177,8 @@ def _gradients(problem: Problem, r: Float, e_r: Float, u: float, used: np.ndarra
         np.abs(z), magnitude, layout.nesting, e_r + gamma(layout.rows + levels + 6, u) * np.abs(r)
     )
     pairs = zip(head_leaves(dhead), head_leaves(e_dhead), strict=True)
-    return {"dz": (dz, e_dz), **{f"dhead[{i}]": pair for i, pair in enumerate(pairs)}}
+    names = head_arrays(problem.head, layout.nesting)
+    return {"dz": (dz, e_dz), **{f"d{name}": pair for name, pair in zip(names, pairs, strict=True)}}
 
 
 def _absolute(head: Head) -> list[Any]:

@@ -137,6 +137,8 @@ class TorchDriver:
             outputs = function(inputs, labels)
         head, gradients = outputs[0], None
         if upstream is not None:
+            if not head.requires_grad:
+                raise AssertionError("expected a loss that carries a gradient, got one that is detached")
             gradients = torch.autograd.grad(
                 head, inputs, tensor(upstream, head.dtype), allow_unused=True, materialize_grads=True
             )

@@ -5,33 +5,29 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from types import CodeType, FunctionType
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
-from ..checks import check_device
+from ..checks import check_device, check_flag, check_integer
 from ..dispatch import ROOTS, backend_named
 from ..heads import NestedLoss
-from ..nesting import Nesting
 from . import bounds
 from .case import Case
 from .drivers import driver_of
-from .problems import Layout, head_from
+from .problems import Layout, Problem, head_from
 from .runners import Row, prove
-from .strategies import layouts
+from .strategies import TRACED_LAYOUTS, layouts
 
 OPTIONS = ("label_smoothing", "ignore_index", "reduction", "leading")
 AGAINST = ("nested_cross_entropy", "nested_cosine")
 
-POOL = (
-    (Nesting((1, 2), (0.5, 2.0)), (2,), 3),
-    (Nesting((2, 3, 5), (1.0, 3.7, 0.5)), (3,), 4),
-    (Nesting((4,), (0.25,)), (1,), 2),
-)
 POOLED_OPTIONS: dict[str, tuple[Any, ...]] = {
-    "label_smoothing": (0.0, 0.1),
-    "ignore_index": (None, -100, 1),
+    "label_smoothing": (0.0, 0.1, 0.5, 1.0),
+    "ignore_index": (None, -100, 0, 1),
     "reduction": ("mean", "sum", "none"),
 }
 
@@ -57,7 +53,8 @@ def check_loss(
     * ``against="nested_cross_entropy"``: ``loss(z, head, labels, nesting)``, equation 1 of the paper, with
       ``z`` ``(N, D)``, ``labels`` ``(N,)`` and the keywords named in ``options``;
     * ``against="nested_cosine"``: ``loss(z, targets, nesting)``, which is
-      ``sum_g w_g * mean_i (1 - cos(z[i, :m_g], targets[i, :m_g]))``, each prefix normalised by itself.
+      ``sum_g w_g * mean_i (1 - cos(z[i, :m_g], targets[i, :m_g]))``, each prefix normalised by itself; none of them
+      is zero.
 
     It returns the loss as a scalar array, or a :class:`mrl.NestedLoss`, whose ``per_level`` is then proved too.
 
@@ -69,7 +66,8 @@ def check_loss(
         bias: only heads with or only heads without biases; ``None`` for both.
         options: of ``"label_smoothing"``, ``"ignore_index"``, ``"reduction"`` (passed as keywords) and
             ``"leading"`` (more than one leading axis, none, and empty batches).
-        dtype: the dtype of the arrays.
+        dtype: the dtype of the arrays. Of half precision, cast them up once, before the levels: a cast in each
+            level has autograd add the levels' gradients in half precision, which is more than the bound allows.
         gradients: compare gradients too.
         device: where the arrays live, in the framework's words.
         examples: how many problems to draw.
@@ -79,9 +77,10 @@ def check_loss(
         What was proved: examples run and the worst error as a share of its bound.
 
     Raises:
-        AssertionError: the loss is wrong; the message holds the smallest problem that was found.
-        ValueError: the framework cannot be told, or an unknown name.
-        TypeError: ``loss`` is not callable.
+        AssertionError: the loss is wrong, or no array of the right shape that carries a gradient; the message holds
+            the smallest problem that was found.
+        ValueError: the framework cannot be told, no examples, or a name that is unknown or does not fit ``against``.
+        TypeError: ``loss`` is not callable, or an argument of a wrong kind.
 
     Example:
         >>> import mrl, mrl.testing
@@ -95,6 +94,14 @@ def check_loss(
         for value in values:
             if value not in known:
                 raise ValueError(f"{argument}: expected names of {known}, got {value!r}; choose from these")
+    if against == "nested_cosine" and set(options) - {"leading"}:
+        raise ValueError(
+            f"options: expected only 'leading' against 'nested_cosine', got {options!r}; leave out the rest"
+        )
+    for argument, flag in (("tied", tied), ("bias", bias)):
+        if flag is not None:
+            check_flag(argument, flag)
+    examples = check_integer("examples", examples, at_least=1)
     driver = driver_of(backend or _framework_of(loss))
     if dtype not in driver.dtypes:
         raise ValueError(f"dtype: expected one of {driver.dtypes} for {driver.name}, got {dtype!r}; choose from these")
@@ -109,51 +116,77 @@ def _case(
     loss: Callable[..., Any], against: str, tied: bool | None, bias: bool | None, options: tuple[str, ...], pooled: bool
 ) -> Case:
     keywords = tuple(option for option in options if option != "leading")
+    name, cosine = getattr(loss, "__name__", "loss"), against == "nested_cosine"
 
     def function(layout: Layout) -> Any:
         def run(arrays: list[Any], constants: list[Any]) -> Sequence[Any]:
-            if against == "nested_cosine":
+            if cosine:
                 result = loss(arrays[0], constants[0], layout.nesting)
             else:
                 z, *leaves = arrays
                 given = {keyword: getattr(layout, keyword) for keyword in keywords}
                 result = loss(z, head_from(layout, leaves), constants[0], layout.nesting, **given)
+            _check_result(name, result, layout.lead if layout.reduction == "none" else ())
             return list(result) if isinstance(result, NestedLoss) else [result]
 
         return run
 
-    if against == "nested_cosine":
-        tied, bias, options = True, False, tuple(option for option in options if option == "leading")
-    drawn = layouts(tied=tied, bias=bias, options=options)
-    if pooled:
-        drawn = st.sampled_from(
-            [
-                Layout(nesting, lead, tied=kind, bias=with_bias, classes=classes)
-                for nesting, lead, classes in POOL
-                for kind in ((True, False) if tied is None else (tied,))
-                for with_bias in ((True, False) if bias is None else (bias,))
-            ]
-        )
-        for option, values in POOLED_OPTIONS.items():
-            if option in keywords:
-                drawn = st.builds(_with_option, drawn, st.just(option), st.sampled_from(values))
+    if cosine:
+        tied, bias = True, False
+    drawn = _pooled(tied, bias, options) if pooled else layouts(tied=tied, bias=bias, options=options)
     return Case(
-        getattr(loss, "__name__", "loss"),
+        name,
         function,
-        bounds.nested_cosine if against == "nested_cosine" else bounds.nested_cross_entropy,
+        bounds.nested_cosine if cosine else bounds.nested_cross_entropy,
         (),
         "loss",
-        head=against != "nested_cosine",
-        constants=(lambda problem: [problem.targets])
-        if against == "nested_cosine"
-        else (lambda problem: [problem.labels]),
+        head=not cosine,
+        constants=(lambda problem: [problem.targets]) if cosine else (lambda problem: [problem.labels]),
+        seen=_without_zero_prefixes if cosine else lambda problem: problem,
         layouts=drawn,
         outputs_checked=False,
     )
 
 
-def _with_option(layout: Layout, option: str, value: Any) -> Layout:
-    return replace(layout, **{option: value})
+def _pooled(tied: bool | None, bias: bool | None, options: tuple[str, ...]) -> st.SearchStrategy[Layout]:
+    """The shapes of the pool, the smallest first, and the options that are asked for."""
+    plain = [
+        Layout(
+            layout.nesting,
+            layout.lead if "leading" in options else (max(1, layout.rows),),
+            layout.width,
+            layout.classes,
+            kind,
+            with_bias,
+        )
+        for layout in sorted(TRACED_LAYOUTS, key=lambda layout: layout.rows * layout.features * layout.classes)
+        for kind in ((True, False) if tied is None else (tied,))
+        for with_bias in ((True, False) if bias is None else (bias,))
+    ]
+    asked = {option: values for option, values in POOLED_OPTIONS.items() if option in options}
+    chosen = [dict(zip(asked, values, strict=True)) for values in product(*asked.values())]
+    return st.sampled_from([replace(layout, **options) for layout in plain for options in chosen])
+
+
+def _without_zero_prefixes(problem: Problem) -> Problem:
+    """Of which the cosine is not defined, and a gradient is a matter of taste."""
+
+    def mend(x: Any) -> Any:
+        x = np.array(x)
+        x[..., 0] = np.where(np.any(x[..., : problem.layout.nesting.dims[0]], -1), x[..., 0], 0.125)
+        return x
+
+    return replace(problem, z=mend(problem.z), targets=mend(problem.targets))
+
+
+def _check_result(name: str, result: Any, shape: tuple[int, ...]) -> None:
+    total = result.total if isinstance(result, NestedLoss) else result
+    if not (hasattr(total, "shape") and hasattr(total, "dtype")):
+        raise AssertionError(
+            f"{name}: expected an array of shape {shape} or an mrl.NestedLoss, got {type(total).__name__}"
+        )
+    if tuple(total.shape) != shape:
+        raise AssertionError(f"{name}: expected a loss of shape {shape}, got {tuple(total.shape)}")
 
 
 def _framework_of(loss: Callable[..., Any]) -> str:

@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 from hypothesis import HealthCheck, given, seed, settings
 
-from ..checks import check_device
+from ..checks import check_device, check_integer
 from ..dispatch import backend_named, lacks
 from .bounds import Bounded
 from .case import Case
 from .cases import CASES
+from .comparison import compare, report
 from .drivers import Driver, Result, driver_of
 from .mutants import Mutant
 from .problems import Problem
 
 EXTRA_SEARCHES = 8
+LEAST_EXTRA_EXAMPLES = 50
 MOST_UNDECIDED = 0.01  # of the discrete answers of a proof, those that rounding may decide either way
 TRACED_SHARE = 4  # traced examples cost more and vary less: this part of the examples
 
@@ -108,6 +110,7 @@ def check_backend(
         >>> rows[0].op, rows[0].worst <= 1, rows[0].survived
         ('truncate', True, ())
     """
+    examples = check_integer("examples", examples, at_least=1)
     driver = driver_of(name)
     check_device("device", backend_named(name), device)
     rows = []
@@ -154,7 +157,8 @@ def prove(
             tally.answers += expected[discrete][1].size
             tally.undecided += int(np.isinf(expected[discrete][1]).sum())
         if not share <= 1:
-            raise AssertionError(_report(f"{case.name} on {driver.name} ({mode}, {dtype})", output, share, problem))
+            what = f"{case.name} on {driver.name} ({mode}, {dtype})"
+            raise AssertionError(report(what, output, share, problem, expected, result))
         if case.outputs_checked:
             _check_outputs(case, problem, expected, result)
         if share > tally.worst:
@@ -171,7 +175,7 @@ def prove(
         # And one undecided answer among few is no large share yet.
         if not survived and tally.undecided_share <= MOST_UNDECIDED:
             break
-        _search(example, strategy, examples, (random_seed or 0) + extra + 1)
+        _search(example, strategy, max(examples, LEAST_EXTRA_EXAMPLES), (random_seed or 0) + extra + 1)
         survived = _survivors(mutants, tally)
     if survived:
         raise AssertionError(
@@ -190,27 +194,6 @@ def prove(
 
 def _survivors(mutants: list[Mutant], tally: Tally) -> tuple[str, ...]:
     return tuple(mutant.name for mutant in mutants if mutant.name not in tally.killed)
-
-
-def compare(expected: Bounded, result: Result) -> tuple[float, str]:
-    """The largest error of a result as a share of its bound, and the output where it is."""
-    values = [name for name in expected if not name.startswith("d")]
-    gradients = [name for name in expected if name.startswith("d")]
-    found = list(zip(values, result.outputs, strict=False))  # a loss of a user gives no more than the total
-    if result.gradients is not None:
-        found += zip(gradients, result.gradients, strict=True)
-    worst, where = 0.0, "-"
-    for name, x in found:
-        value, bound = expected[name]
-        if np.shape(x) != np.shape(value):
-            return np.inf, f"{name} (shape {np.shape(x)}, expected {np.shape(value)})"
-        agree = (np.isnan(x) & np.isnan(value)) | (x == value)  # infinities too
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            shares = np.where(agree, 0.0, np.abs(x - value) / bound)
-        share = float(np.max(np.where(np.isnan(shares), np.inf, shares), initial=0.0))
-        if share > worst:
-            worst, where = share, name
-    return worst, where
 
 
 def _run(case: Case, driver: Driver, mode: str, problem: Problem, device: Any) -> Result:
@@ -268,14 +251,6 @@ def _search(example: Any, strategy: Any, examples: int, random_seed: int | None)
     if random_seed is not None:
         test = seed(random_seed)(test)
     test()
-
-
-def _report(what: str, output: str, share: float, problem: Problem) -> str:
-    with np.printoptions(precision=17, threshold=60):
-        lines = [f"  {name}: {value!r}" for name, value in vars(problem).items() if value is not None]
-    return f"{what}: {output} is {share:.3g} times its error bound away from the specification, for\n" + "\n".join(
-        lines
-    )
 
 
 def _chosen(argument: str, names: Sequence[str] | None, known: dict[str, Any]) -> list[Any]:
