@@ -136,7 +136,13 @@ def check_head(head: Head, arrays: dict[str, Array], nesting: Nesting) -> int:
 
 
 def check_labels(
-    labels: Array, shape: tuple[int | None, ...], classes: int, ignore_index: int | None, backend: Backend
+    labels: Array,
+    shape: tuple[int | None, ...],
+    classes: int,
+    ignore_index: int | None,
+    backend: Backend,
+    *,
+    ignorable: bool = True,
 ) -> int | None:
     """Labels of ``shape``, integer and, where they can be seen, in range. Returns the usable ``ignore_index``."""
     dtype = dtype_name(labels)
@@ -155,7 +161,7 @@ def check_labels(
             ignore_index = None
     values = backend.to_numpy(labels, blocking=False)
     if values is not None and values.size and (values.min() < 0 or values.max() >= classes):
-        _refuse_labels(values, classes, ignore_index)
+        _refuse_labels(values, classes, ignore_index, ignorable)
     return ignore_index
 
 
@@ -225,7 +231,7 @@ def _compatible(shape: tuple[int | None, ...], expected: tuple[int | None, ...])
     return all(a is None or b is None or a == b for a, b in zip(shape, expected, strict=True))
 
 
-def _refuse_labels(values: Any, classes: int, ignore_index: int | None) -> None:
+def _refuse_labels(values: Any, classes: int, ignore_index: int | None, ignorable: bool) -> None:
     outside = (values < 0) | (values >= classes)
     if ignore_index is not None:
         outside &= values != ignore_index
@@ -234,6 +240,6 @@ def _refuse_labels(values: Any, classes: int, ignore_index: int | None) -> None:
     position = tuple(int(i) for i in np.argwhere(outside)[0])
     where = f"position {position[0] if len(position) == 1 else position}" if position else "the only position"
     raise ValueError(
-        f"labels: expected values in [0, {classes}), got {int(values[position])} at {where}; "
-        "correct the label, or name it as ignore_index"
+        f"labels: expected values in [0, {classes}), got {int(values[position])} at {where}; correct the label"
+        + (", or name it as ignore_index" if ignorable else "")
     )

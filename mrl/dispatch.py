@@ -21,8 +21,10 @@ _NAME_OF_TYPE: dict[type, str] = {}
 _LOADED_PLUG_INS: dict[str, Backend] = {}
 
 
-def backend_of(arguments: Mapping[str, Any]) -> Backend:
+def backend_of(arguments: Mapping[str, Any], *, one_device: bool = True) -> Backend:
     """The one backend whose arrays ``arguments`` (name -> array) are.
+
+    ``one_device`` is for what is computed there, and not fetched from wherever it lies.
 
     Raises:
         TypeError: an argument is no array, or two of them belong to different frameworks.
@@ -44,7 +46,7 @@ def backend_of(arguments: Mapping[str, Any]) -> Backend:
             )
     if found is None:
         raise TypeError("arguments: expected at least one array, got none; pass the arrays to work on")
-    if found == "torch" and len(arguments) > 1:
+    if one_device and found == "torch" and len(arguments) > 1:
         _check_devices(arguments)
     return _load(found)
 

@@ -44,6 +44,7 @@ POLICY = mrl.CascadePolicy((0.5,), (2, 4))
         ),
         (((0.5,), (2, 4)), {"temperatures": (1.0, 0.0)}, ValueError, r"temperatures\[1\]: expected a positive finite"),
         (((0.5,), (2, 4)), {"temperatures": (1.0, math.inf)}, ValueError, r"temperatures\[1\]: expected a positive"),
+        ((np.ones((1, 1)), (2, 4)), {}, TypeError, r"thresholds\[0\]: expected a number"),
         (({0.5, 0.7}, (2, 4, 8)), {}, TypeError, r"thresholds: expected a sequence of numbers"),
         (((0.5,), (2, 4)), {"fitted": 3}, TypeError, r"fitted: expected names to plain values"),
         (((0.5,), (2, 4)), {"fitted": {"a": [1]}}, TypeError, r"fitted: expected names to strings, numbers"),

@@ -31,6 +31,7 @@ NESTING = mrl.Nesting((2, 4))
         ((2, 4), (math.inf, 1.0), ValueError, r"weights\[0\]"),
         ((2, 4), ("1", 1.0), TypeError, r"weights\[0\]: expected a number"),
         ((2, 4), 1.0, TypeError, r"weights: expected one number per granularity"),
+        ((2, 4), np.ones((2, 2)), TypeError, r"weights\[0\]: expected a number"),
         ((2, 4), {2: 1.0, 4: 0.5}, TypeError, r"weights: expected one number per granularity"),
         ({2, 4}, None, TypeError, r"dims: expected a sequence"),
     ],

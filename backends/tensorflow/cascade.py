@@ -240,7 +240,7 @@ def _given(values: tf.Tensor, policy: CascadePolicy, g: int, logits: bool) -> tf
 def _confidence(logits: tf.Tensor, kind: str, temperature: tf.Tensor | float | None) -> tf.Tensor:
     """``spec.confidence`` of logits in their own dtype."""
     scores = logits
-    if temperature is not None:  # and not before: what is rounded then grows with the logits
+    if temperature is not None:  # The largest comes off first: what is rounded in the division grows with the logits.
         scores = (logits - tf.reduce_max(logits, -1, keepdims=True)) / temperature
     p = tf.nn.softmax(scores)
     return _reduce(p, logits, kind, tf.math.is_nan(tf.reduce_sum(p, -1)))  # oneDNN's softmax keeps a NaN to itself

@@ -164,7 +164,7 @@ def _accurate_enough(table: Table, target: float, starts: list[Choice]) -> tuple
 
 
 def _options(method: str, **given: float | None) -> dict[str, float]:
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method: expected one of {tuple(METHODS)}, got {method!r}; choose one")
     if method == "risk" and given["delta"] is None:
         given["delta"] = DELTA

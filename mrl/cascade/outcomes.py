@@ -76,7 +76,7 @@ def host_examples(name: str, values: Array, labels: Array | None, levels: int) -
     """``values`` as a NumPy array ``(levels, N, C)`` and the labels ``(N,)``, after checking both."""
     if labels is None:
         raise TypeError(f"labels: expected one class index per example, got None; only a pair {PAIR} goes without")
-    backend = backend_of({name: values, "labels": labels})
+    backend = backend_of({name: values, "labels": labels}, one_device=False)
     shape = check_levels(name, values, levels)
     host = to_host(name, values)
     lead, classes = host.shape[1:-1], host.shape[-1]
@@ -85,7 +85,7 @@ def host_examples(name: str, values: Array, labels: Array | None, levels: int) -
             f"labels: expected shape {tuple(lead)}, one class index per example of {name} {tuple(shape)}, got "
             f"{tuple(labels.shape)}; give one label per example"
         )
-    checks.check_labels(labels, lead, classes, None, backend)
+    checks.check_labels(labels, lead, classes, None, backend, ignorable=False)
     y = to_host("labels", labels).astype(np.int64).reshape(-1)
     if y.size and (y.min() < 0 or y.max() >= classes):  # of an accelerator, which the check above does not wait for
         raise ValueError(f"labels: expected values in [0, {classes}), got {y.min()} to {y.max()}; correct the labels")
@@ -121,7 +121,7 @@ def _given(
                 "confidences are final, pass probabilities to have them computed"
             )
     confidence, correct = pair
-    backend_of({"confidence": confidence, "correct": correct})
+    backend_of({"confidence": confidence, "correct": correct}, one_device=False)
     checks.check_floating("confidence", confidence)
     if checks.dtype_name(correct) != "bool":
         raise TypeError(f"correct: expected bools, got {checks.dtype_name(correct)}; write answers == labels")

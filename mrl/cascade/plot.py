@@ -108,7 +108,7 @@ def _family(name: str, entry: Any) -> list[tuple[str, CascadePolicy]]:
     place = f"policies[{name!r}]"
     if isinstance(entry, CascadePolicy):
         return [(place, entry.capped(k + 1)) for k in range(len(entry))]
-    if not isinstance(entry, Iterable):
+    if isinstance(entry, str) or not isinstance(entry, Iterable):
         raise TypeError(
             f"{place}: expected an mrl.CascadePolicy or several, got {type(entry).__name__}; "
             "fit one with mrl.fit_cascade"
