@@ -1,6 +1,7 @@
 """Rows of a batch on several devices, in processes that have them: as one device gives it."""
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -101,3 +102,46 @@ def test_rows_on_two_devices(backend_jax: None, script: str) -> None:
         [sys.executable, "-c", script], env=environment, cwd=tempfile.gettempdir(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+PROCESSES = """
+import sys, jax, numpy as np, mrl
+from jax.sharding import NamedSharding, PartitionSpec as P
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, int(sys.argv[1]))
+mesh, nesting = jax.make_mesh((2,), ("data",)), mrl.Nesting((2, 4))
+rng = np.random.default_rng(0)
+arrays = rng.normal(size=(8, 4)).astype("float32"), rng.normal(size=(3, 4)).astype("float32"), rng.integers(0, 3, 8)
+def spread(x, spec):
+    return jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda index: x[index])
+z, w, y = map(spread, arrays, (P("data"), P(), P("data")))
+total = mrl.nested_cross_entropy(z, mrl.TiedHead(w), y, nesting).total
+expected = mrl.nested_cross_entropy(arrays[0], mrl.TiedHead(arrays[1]), arrays[2], nesting).total
+np.testing.assert_allclose(total, expected, rtol=1e-5)
+p = spread(np.full((2, 8, 4), 0.25, "float32"), P(None, "data"))
+assert mrl.cascade_exit(p, mrl.CascadePolicy((0.5,), (2, 4))).labels.shape == (8,)
+"""
+
+
+def test_labels_spread_over_processes_are_not_looked_at(backend_jax: None) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESSES, str(index), port],
+            env=environment,
+            cwd=tempfile.gettempdir(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        for process in processes:
+            _, printed = process.communicate(timeout=300)
+            assert process.returncode == 0, printed
+    finally:
+        for process in processes:
+            process.kill()
