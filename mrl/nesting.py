@@ -158,7 +158,7 @@ def to_float(value: Any) -> float:
 
 
 def _weight(value: Any, g: int) -> float:
-    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__") or getattr(value, "ndim", 0):
+    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__") or getattr(value, "ndim", 0) != 0:
         raise TypeError(
             f"weights[{g}]: expected a number, got {value!r} of type {type(value).__name__}; write it as a float"
         )

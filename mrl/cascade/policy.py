@@ -262,7 +262,7 @@ def _numbers(name: str, values: Any, count: int, meaning: str) -> tuple[float, .
         )
     checked = []
     for g, value in enumerate(values):
-        if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__") or getattr(value, "ndim", 0):
+        if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__") or getattr(value, "ndim", 0) != 0:
             raise TypeError(f"{name}[{g}]: expected a number, got {value!r}; write it as a float")
         checked.append(to_float(value))
     if len(checked) != count:
