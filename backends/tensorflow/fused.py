@@ -19,7 +19,7 @@ from mrl.heads import Head, TiedHead, head_leaves
 from mrl.nesting import Nesting
 from mrl.planning import plan_chunk_rows
 
-from .arrays import nan_where, on_host
+from .arrays import in_xla, nan_where, on_host
 from .sweep import Plan, sweep
 
 
@@ -65,12 +65,19 @@ def fused_cross_entropy(
         levels = zip(nesting.weights, tf.unstack(per_level, len(nesting)), strict=True)
         total = tf.add_n([weight * level for weight, level in levels])
 
+        # A CPU's softmax may keep a NaN to itself: what all of a row's gradient has to be is told by its losses. Looked
+        # at once, because one more product with all of a gradient would cost a tenth of a step.
+        lost = nan_where(tf.math.is_nan(tf.reduce_sum(losses, 0)) & tf.not_equal(rows, 0), rows.dtype)
+
         def backward(upstream: tf.Tensor, _: tf.Tensor) -> Any:
             found = [None if g is None else g * upstream for g in gradients]
+            if on_host(z) and not in_xla():
+                places = (lost[:, None], *(tf.reduce_sum(lost) for _ in leaves))
+                found = [None if g is None else _with_nan(g, nan) for g, nan in zip(found, places, strict=True)]
             # Eager, what no tape watched is not wanted; of a graph, what is not wanted is never run.
             missing = tuple(not needed and (seen or not eager) for needed, seen in zip(needs, watched, strict=True))
             if any(missing):
-                _, rest = sweep(z, leaves, labels, rows * upstream, plan, missing)
+                _, rest = sweep(z, leaves, labels, (rows + lost) * upstream, plan, missing)
                 found = [g if needed else x for g, x, needed in zip(found, rest, needs, strict=True)]
             found = [None if g is None else tf.cast(g, x.dtype) for g, x in zip(found, (z, *leaves), strict=True)]
             return [None if g is None else _differentiable_once(g, upstream, z, *leaves) for g in found]
@@ -81,6 +88,12 @@ def fused_cross_entropy(
     if not summed:
         total, per_level = tf.reshape(total, shape), tf.reshape(per_level, tf.concat([[len(nesting)], shape], 0))
     return total, per_level
+
+
+def _with_nan(gradient: tf.Tensor, nan: tf.Tensor) -> tf.Tensor:
+    """``gradient + nan``, where that is not zero."""
+    some = tf.math.is_nan(tf.reduce_sum(nan))
+    return tf.cond(some, lambda: gradient + nan, lambda: tf.identity(gradient))
 
 
 @tf.custom_gradient

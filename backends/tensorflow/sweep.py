@@ -9,8 +9,6 @@ import tensorflow as tf
 
 from mrl.nesting import Nesting
 
-from .arrays import nan_where
-
 
 class Plan(NamedTuple):
     """What is fixed before any value is seen."""
@@ -171,7 +169,5 @@ def _residual(logits: tf.Tensor, labels: tf.Tensor, rows: tf.Tensor, plan: Plan)
     # The largest probability is exp(largest - lse), so that no second pass over the logits is needed for lse; its
     # logarithm comes last, because beside a large logit it would be rounded.
     losses = tf.reduce_max(logits, -1) - picked - tf.math.log(tf.reduce_max(p, -1))
-    # A softmax of oneDNN keeps a NaN to itself.
-    scales = rows + nan_where(tf.math.is_nan(losses) & tf.not_equal(rows, 0), rows.dtype)
     # An ignored row's loss is infinite where the class 0 that stands in for its label is excluded by a logit of -inf.
-    return tf.math.multiply_no_nan(losses, rows), (p - target) * scales[:, None]
+    return tf.math.multiply_no_nan(losses, rows), (p - target) * rows[:, None]
