@@ -90,8 +90,8 @@ def _check_devices(tensors: Mapping[str, Any]) -> None:
 def _remember(name: str, array: Any) -> str:
     backend = _find(type(array))
     # What is ragged, sparse or only the description of an array has a shape and a dtype too.
-    known = all(hasattr(array, what) for what in ("shape", "dtype", *(["__array__"] if backend in BUILTIN else [])))
-    if backend is None or not known:
+    known = hasattr(array, "shape") and hasattr(array, "dtype")
+    if backend is None or not known or (backend in BUILTIN and not hasattr(array, "__array__")):
         raise TypeError(
             f"{name}: expected an array of one of {known_backends()}, got {_type_name(array)}; convert it, for "
             "example with numpy.asarray, or pass the array that it holds"

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-UNORDERED = (str, bytes, Mapping, Set)
-"""What can be walked through and is no sequence of numbers; a mapping would give its keys."""
-
 
 @dataclass(frozen=True, slots=True, init=False)
 class Nesting:
@@ -118,7 +115,7 @@ def _dim(value: Any, name: str) -> int:
 
 
 def _dims(dims: Iterable[int]) -> tuple[int, ...]:
-    if isinstance(dims, UNORDERED) or not isinstance(dims, Iterable):
+    if not is_sequence(dims):
         raise TypeError(
             f"dims: expected a sequence of integers, got {dims!r} of type {type(dims).__name__}; "
             "write Nesting((8, 16, 32))"
@@ -138,7 +135,7 @@ def _dims(dims: Iterable[int]) -> tuple[int, ...]:
 def _weights(weights: Iterable[float] | None, count: int) -> tuple[float, ...]:
     if weights is None:
         return (1.0,) * count
-    if isinstance(weights, UNORDERED) or not isinstance(weights, Iterable):
+    if not is_sequence(weights):
         raise TypeError(
             f"weights: expected one number per granularity, got {weights!r} of type {type(weights).__name__}; "
             f"give a sequence of {count} numbers or None"
@@ -147,6 +144,16 @@ def _weights(weights: Iterable[float] | None, count: int) -> tuple[float, ...]:
     if len(checked) != count:
         raise ValueError(f"weights: expected one per granularity ({count}), got {len(checked)}; match dims")
     return checked
+
+
+def is_sequence(values: Any) -> bool:
+    """Whether it gives its items in order; a mapping would give its keys, and text its letters."""
+    return isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping, Set))
+
+
+def is_number(value: Any) -> bool:
+    """Whether :func:`to_float` takes it for one number: those of NumPy and the frameworks too, but no bool."""
+    return hasattr(value, "__float__") and not isinstance(value, bool) and getattr(value, "ndim", 0) == 0
 
 
 def to_float(value: Any) -> float:
@@ -158,7 +165,7 @@ def to_float(value: Any) -> float:
 
 
 def _weight(value: Any, g: int) -> float:
-    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__") or getattr(value, "ndim", 0) != 0:
+    if not is_number(value):
         raise TypeError(
             f"weights[{g}]: expected a number, got {value!r} of type {type(value).__name__}; write it as a float"
         )

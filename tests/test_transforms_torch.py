@@ -21,6 +21,15 @@ class TestTorch:
     def loss(self, z, fused=True, **kw):
         return mrl.nested_cross_entropy(z, self.head, self.labels, NESTING, fused=fused, **kw).total
 
+    def module(self, reduction):
+        loss = self.loss
+
+        class Module(self.torch.nn.Module):
+            def forward(self, z):
+                return loss(z, reduction=reduction).sum()
+
+        return Module()
+
     @pytest.mark.parametrize("name", NAMES)
     def test_compile_fullgraph(self, name):
         function, expected = functions(lambda x: mrl.convert(x, "torch"))[name]
@@ -62,16 +71,11 @@ class TestTorch:
 
     @pytest.mark.parametrize("reduction", ["mean", "none"])
     def test_a_second_derivative_of_a_captured_graph_is_refused(self, reduction):
-        loss, torch = self.loss, self.torch
-
-        class Module(torch.nn.Module):
-            def forward(self, z):
-                return loss(z, reduction=reduction).sum()
-
+        torch, module = self.torch, self.module(reduction)
         torch.compiler.reset()
         z = self.z.clone().requires_grad_()
-        captured = torch.compile(Module(), fullgraph=True, backend="eager")
-        for run in (captured, torch.export.export(Module(), (z,)).module()):
+        captured = torch.compile(module, fullgraph=True, backend="eager")
+        for run in (captured, torch.export.export(module, (z,)).module()):
             (gradient,) = torch.autograd.grad(run(z), z, create_graph=True)
             scale = 1 if reduction == "mean" else len(Z)
             np.testing.assert_allclose(gradient.detach(), scale * GRADIENT, **CLOSE)
@@ -80,14 +84,9 @@ class TestTorch:
 
     @pytest.mark.parametrize("reduction", ["mean", "none"])
     def test_what_was_frozen_when_the_loss_was_exported_learns_later(self, reduction):
-        loss, torch = self.loss, self.torch
-
-        class Module(torch.nn.Module):
-            def forward(self, z):
-                return loss(z, reduction=reduction).sum()
-
+        torch, module = self.torch, self.module(reduction)
         with torch.no_grad():
-            exported = torch.export.export(Module(), (self.z,)).module()
+            exported = torch.export.export(module, (self.z,)).module()
         z = self.z.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(exported(z), z)
         scale = 1 if reduction == "mean" else len(Z)

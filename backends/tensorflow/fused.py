@@ -72,8 +72,7 @@ def fused_cross_entropy(
         def backward(upstream: tf.Tensor, _: tf.Tensor) -> Any:
             found = [None if g is None else g * upstream for g in gradients]
             if on_host(z) and not in_xla():
-                places = (lost[:, None], *(tf.reduce_sum(lost) for _ in leaves))
-                found = [None if g is None else _with_nan(g, nan) for g, nan in zip(found, places, strict=True)]
+                found = _with_nan(found, lost)
             # Eager, what no tape watched is not wanted; of a graph, what is not wanted is never run.
             missing = tuple(not needed and (seen or not eager) for needed, seen in zip(needs, watched, strict=True))
             if any(missing):
@@ -90,10 +89,21 @@ def fused_cross_entropy(
     return total, per_level
 
 
-def _with_nan(gradient: tf.Tensor, nan: tf.Tensor) -> tf.Tensor:
-    """``gradient + nan``, where that is not zero."""
-    some = tf.math.is_nan(tf.reduce_sum(nan))
-    return tf.cond(some, lambda: gradient + nan, lambda: tf.identity(gradient))
+def _with_nan(gradients: list[tf.Tensor | None], lost: tf.Tensor) -> list[tf.Tensor | None]:
+    """The gradients; if rows are ``lost``, with NaN in those of ``z`` and in all of the head's."""
+    whole = tf.reduce_sum(lost)
+    places = [lost[:, None], *[whole] * (len(gradients) - 1)]
+    pairs = [(g, nan) for g, nan in zip(gradients, places, strict=True) if g is not None]
+    if not pairs:
+        return gradients
+    found = iter(
+        tf.cond(
+            tf.math.is_nan(whole),
+            lambda: [g + nan for g, nan in pairs],
+            lambda: [tf.identity(g) for g, _ in pairs],
+        )
+    )
+    return [None if g is None else next(found) for g in gradients]
 
 
 @tf.custom_gradient

@@ -37,9 +37,9 @@ def fused_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """``(total, per_level)`` of ``rows[i] * CE_g[i]``, summed over the examples or not."""
     tied, leaves = isinstance(head, TiedHead), head_leaves(head)
-    if torch.compiler.is_compiling() and _is_transformed():
-        raise _too_much("torch.func or forward-mode differentiation inside torch.compile")
     compiling, grad_enabled = torch.compiler.is_compiling(), torch.is_grad_enabled()
+    if compiling and _is_transformed():
+        raise _too_much("torch.func or forward-mode differentiation inside torch.compile")
     count, classes = None if compiling else labels.numel(), leaves[0].shape[0]
     # Compiled for any number of rows, a chunk is planned as if there were many.
     level_bytes = (ENOUGH_ROWS if count is None else count) * classes * rows.element_size()

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..checks import check_integer
 from ..heads import Array
-from ..nesting import UNORDERED, Nesting, to_float
+from ..nesting import Nesting, is_number, is_sequence, to_float
 from . import storage
 
 CONFIDENCES = ("probability", "margin", "entropy")
@@ -256,13 +256,13 @@ def _round_down(threshold: float) -> float:
 
 
 def _numbers(name: str, values: Any, count: int, meaning: str) -> tuple[float, ...]:
-    if isinstance(values, UNORDERED) or not isinstance(values, Iterable):
+    if not is_sequence(values):
         raise TypeError(
             f"{name}: expected a sequence of numbers, {meaning}, got {type(values).__name__}; write a tuple"
         )
     checked = []
     for g, value in enumerate(values):
-        if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__") or getattr(value, "ndim", 0) != 0:
+        if not is_number(value):
             raise TypeError(f"{name}[{g}]: expected a number, got {value!r}; write it as a float")
         checked.append(to_float(value))
     if len(checked) != count:

@@ -25,6 +25,7 @@ def compare(expected: Bounded, result: Result) -> tuple[float, str]:
 
 
 def report(what: str, output: str, share: float, problem: Problem, expected: Bounded, result: Result) -> str:
+    """The message of a counter-example: what came for what, and the problem."""
     with np.printoptions(precision=17, threshold=MOST_NUMBERS_SHOWN):
         lines = [f"  {name}: {value!r}" for name, value in vars(problem).items() if value is not None]
     where = ""
@@ -33,9 +34,8 @@ def report(what: str, output: str, share: float, problem: Problem, expected: Bou
         worst = np.unravel_index(np.argmax(_shares(x, value, bound)), x.shape)
         place = f" at {tuple(map(int, worst))}" if worst else ""
         where = f" ({x[worst]:.9g} for {value[worst]:.9g} within {np.broadcast_to(bound, x.shape)[worst]:.3g}{place})"
-    return f"{what}: {output} is {share:.3g} times its error bound away from the specification{where}, for\n" + (
-        "\n".join(lines)
-    )
+    first = f"{what}: {output} is {share:.3g} times its error bound away from the specification{where}, for"
+    return "\n".join([first, *lines])
 
 
 def _found(expected: Bounded, result: Result) -> dict[str, Float]:
