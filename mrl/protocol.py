@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from .heads import Array, Head, NestedLoss
 from .nesting import Nesting
-
-if TYPE_CHECKING:
-    from .cascade.policy import CascadePolicy, CascadeResult
 
 KERNELS = ("truncate", "nested_logits", "nested_cross_entropy", "from_numpy", "to_numpy")
 """The names that every backend exports."""
 
 FURTHER_KERNELS = ("cascade_exit", "cascade_predict", "devices")
 """The names that a third-party backend may leave out: who calls such a function is told."""
+
+
+class Policy(Protocol):
+    """What a kernel reads of a :class:`mrl.CascadePolicy`."""
+
+    @property
+    def nesting(self) -> Nesting: ...
+
+    @property
+    def dims(self) -> tuple[int, ...]: ...
+
+    @property
+    def confidence(self) -> str: ...
+
+    @property
+    def temperatures(self) -> tuple[float, ...]: ...
+
+    @property
+    def cuts32(self) -> tuple[float, ...]: ...
+
+    @property
+    def cuts64(self) -> tuple[float, ...]: ...
+
+    def __len__(self) -> int: ...
 
 
 class Backend(Protocol):
@@ -51,10 +72,13 @@ class Backend(Protocol):
         with an error that names ``fused=False``; it must never give a wrong one.
         """
 
-    def cascade_exit(self, probabilities: Array, policy: CascadePolicy, *, logits: bool) -> CascadeResult:
-        """:func:`mrl.spec.cascade_exit`. The thresholds to compare with are ``policy.cuts32`` or ``cuts64``."""
+    def cascade_exit(self, probabilities: Array, policy: Policy, *, logits: bool) -> Any:
+        """The :class:`mrl.CascadeResult` of :func:`mrl.spec.cascade_exit`.
 
-    def cascade_predict(self, z: Array, head: Head, policy: CascadePolicy, *, chunk_rows: int | None) -> CascadeResult:
+        The thresholds to compare with are ``policy.cuts32`` or ``cuts64``.
+        """
+
+    def cascade_predict(self, z: Array, head: Head, policy: Policy, *, chunk_rows: int | None) -> Any:
         """:func:`mrl.spec.cascade_predict`, without the levels that no row needs."""
 
     def from_numpy(self, array: Any, *, dtype: str | None, device: Any) -> Array:

@@ -11,6 +11,7 @@ import mrl.spec
 import mrl.testing
 from mrl import planning
 from mrl.testing.cases import CASES
+from mrl.testing.cross_entropy.problems import drawn
 from mrl.testing.drivers import driver_of
 from mrl.testing.problems import Layout
 from mrl.testing.runners import prove
@@ -22,7 +23,8 @@ LAYOUTS = (
     Layout(MANY_LEVELS, (4,), 256, 5, chunk_rows=1, reduction="none", ignore_index=1),
     Layout(MANY_LEVELS, (4,), 256, 5, tied=False, chunk_rows=3, reduction="sum"),
 )
-(CASE,) = (replace(case, layouts=st.sampled_from(LAYOUTS)) for case in CASES if case.name == "nested_cross_entropy")
+DRAWN = drawn("loss", of=st.sampled_from(LAYOUTS))
+(CASE,) = (replace(case, drawn=DRAWN) for case in CASES if case.name == "nested_cross_entropy")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

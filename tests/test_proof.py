@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import mrl.testing
-from mrl.testing.drivers import driver_of
+from mrl.testing.drivers import Call, driver_of
 
 OPS = [case.name for case in mrl.testing.CASES]
 
@@ -40,8 +40,8 @@ def test_a_small_loss_beside_large_logits_keeps_its_digits(backend_name: str, fu
         return [mrl.nested_cross_entropy(z, mrl.TiedHead(weight), labels[0], nesting, fused=fused).total]
 
     for mode in driver.modes:
-        key = ("small loss", fused)
-        (found,) = driver.run(mode, key, loss, [z, weight], [np.array([0])], None, "float32", None).outputs
+        call = Call(loss, [z, weight], [np.array([0])], None, "float32", key=("small loss", fused))
+        (found,) = driver.run(mode, call).outputs
         np.testing.assert_allclose(found, 2 * np.log1p(np.exp(-5) + np.exp(-10)), rtol=1e-5)
 
 

@@ -13,10 +13,9 @@ except ModuleNotFoundError as error:
     raise ImportError(f"the proof kit needs Hypothesis ({error}); run pip install hypothesis") from error
 
 from . import bounds, cases, drivers, mutants, problems, strategies
-from .case import Case
+from .case import Case, Mutant
 from .cases import CASES
-from .losses import check_loss
-from .mutants import Mutant
+from .check_loss import check_loss
 from .problems import Layout, Problem
 from .runners import Row, check_backend
 

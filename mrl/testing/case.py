@@ -4,15 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from hypothesis import strategies as st
 
 from ..heads import head_leaves
-from .bounds import Bounded
-from .mutants import Mutant
+from .drivers import Result
 from .problems import Layout, Problem
-from .strategies import TRACED_LAYOUTS, layouts, problems
+from .rounding import Bounded
+
+Draw: TypeAlias = Callable[[str, bool, bool], st.SearchStrategy[Problem]]
+"""Problems of a dtype; whether for traced code; whether with specials."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake. ``problem`` or ``result`` gives ``None`` where the mistake makes no difference.
+
+    ``retraces`` marks a mistake in what a traced function holds constant; traced modes leave it to eager ones.
+    ``wide_range`` marks one that shows in numbers too small for float16 only.
+
+    Example:
+        >>> import mrl.testing
+        >>> mrl.testing.Mutant("two classes swapped", result=lambda result, problem: None).retraces
+        False
+    """
+
+    name: str
+    problem: Callable[[Problem], Problem | None] = lambda problem: problem
+    result: Callable[[Result, Problem], Result | None] = lambda result, problem: result
+    retraces: bool = False
+    wide_range: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,14 +55,10 @@ class Case:
     function: Callable[[Layout], Any]
     expected: Callable[[Problem], Bounded]
     mutants: tuple[Mutant, ...]
-    upstream: str
-    options: tuple[str, ...] = ()
+    drawn: Draw
     head: bool = True
     constants: Callable[[Problem], list[Any]] = lambda problem: []
     narrow: bool = False
-    seen: Callable[[Problem], Problem] = lambda problem: problem  # what the case uses of a drawn problem
-    layouts: st.SearchStrategy[Layout] | None = None
-    drawn: Callable[[str, bool], st.SearchStrategy[Problem]] | None = None  # of a dtype and of traced code
     gradients: bool = True
     outputs_checked: bool = True  # how many there are, and their dtypes
     specials: bool = False  # may be drawn with classes that a bias excludes, and NaN in rows that are ignored
@@ -50,12 +68,7 @@ class Case:
 
     def problems(self, dtype: str, *, traced: bool) -> st.SearchStrategy[Problem]:
         """The problems of this case; those of traced code have layouts from a small pool."""
-        if self.drawn is not None:
-            return self.drawn(dtype, traced)
-        drawn = self.layouts
-        if drawn is None:
-            drawn = st.sampled_from(TRACED_LAYOUTS) if traced else layouts(options=self.options, wide=True)
-        return problems(drawn, dtype, self.upstream, self.specials).map(self.seen)
+        return self.drawn(dtype, traced, self.specials)
 
     def arrays(self, problem: Problem) -> list[Any]:
         """What is differentiated: the embeddings, then the arrays of the head."""

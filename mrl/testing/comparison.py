@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .bounds import Bounded
 from .drivers import Result
 from .problems import Float, Problem
+from .rounding import Bounded
 
 MOST_NUMBERS_SHOWN = 2000  # of an array in a counter-example, which is there to be pasted into a test
 

@@ -11,13 +11,12 @@ from hypothesis import HealthCheck, given, seed, settings
 
 from ..checks import check_device, check_integer
 from ..dispatch import backend_named, lacks
-from .bounds import Bounded
-from .case import Case
+from .case import Case, Mutant
 from .cases import CASES
 from .comparison import compare, report
-from .drivers import Driver, Result, driver_of
-from .mutants import Mutant
+from .drivers import Call, Driver, Result, driver_of
 from .problems import Problem
+from .rounding import Bounded
 
 EXTRA_SEARCHES = 8
 LEAST_EXTRA_EXAMPLES = 50
@@ -198,18 +197,17 @@ def _survivors(mutants: list[Mutant], tally: Tally) -> tuple[str, ...]:
 
 def _run(case: Case, driver: Driver, mode: str, problem: Problem, device: Any) -> Result:
     layout = problem.layout
-    key = (case.name, layout)
-    return driver.run(
-        mode,
-        key,
+    call = Call(
         case.function(layout),
         case.arrays(problem),
         case.constants(problem),
         problem.upstream if case.gradients else None,
         problem.dtype,
         device,
-        case.known_axes,
+        key=(case.name, layout),
+        known_axes=case.known_axes,
     )
+    return driver.run(mode, call)
 
 
 def _dies(

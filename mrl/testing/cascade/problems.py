@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from ..cascade.policy import CONFIDENCES, CascadePolicy
-from ..heads import TiedHead
-from ..nesting import Nesting
-from .problems import Float, Layout, Problem, head_from, leaf_shapes, round_to
+from ...cascade.policy import CONFIDENCES, CascadePolicy
+from ...heads import TiedHead
+from ...nesting import Nesting
+from ..problems import Float, Layout, Problem, head_from, leaf_shapes, round_to
 
 SIXTEENTHS = tuple(n / 16 for n in (6, 8, 10, 12, 0, 16))
 """Few, so that confidences of so many rows meet them."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import spec
-from .bounds import Bounded, gamma, logits_bound
-from .problems import SMALLEST, UNIT_ROUNDOFF, Float, Problem, round_to
+from ... import spec
+from ..cross_entropy.bounds import logits_bound
+from ..problems import SMALLEST, UNIT_ROUNDOFF, Float, Problem, round_to
+from ..rounding import Bounded, gamma
 
 
 def cascade_values(problem: Problem) -> tuple[Float, Float]:

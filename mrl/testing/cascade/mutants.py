@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import spec
-from ..cascade.policy import CascadePolicy
-from ..heads import TiedHead
-from .cascade_bounds import cascade_values
-from .drivers import Result
-from .mutants import LOGITS, Mutant
-from .problems import Float, Problem
+from ... import spec
+from ...cascade.policy import CascadePolicy
+from ...heads import TiedHead
+from ..case import Mutant
+from ..cross_entropy.mutants import LOGITS
+from ..drivers import Result
+from ..problems import Float, Problem
+from .bounds import cascade_values
 
 Accepts = Callable[[Float, float], Any]
 

@@ -7,13 +7,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ..cascade.execute import cascade_exit, cascade_predict
-from .cascade_bounds import cascade
-from .cascade_mutants import GIVEN_EMBEDDINGS, GIVEN_LOGITS, GIVEN_PROBABILITIES
-from .cascade_problems import cascade_layouts, cascade_problems, pool
-from .case import Case
-from .mutants import Mutant
-from .problems import Layout, Problem, head_from
+from ...cascade.execute import cascade_exit, cascade_predict
+from ..case import Case, Mutant
+from ..problems import Layout, Problem, head_from
+from .bounds import cascade
+from .mutants import GIVEN_EMBEDDINGS, GIVEN_LOGITS, GIVEN_PROBABILITIES
+from .problems import cascade_layouts, cascade_problems, pool
 
 
 def _case(name: str, given: str, mutants: tuple[Mutant, ...]) -> Case:
@@ -29,7 +28,7 @@ def _case(name: str, given: str, mutants: tuple[Mutant, ...]) -> Case:
 
         return run
 
-    def drawn(dtype: str, traced: bool) -> st.SearchStrategy[Problem]:
+    def drawn(dtype: str, traced: bool, specials: bool) -> st.SearchStrategy[Problem]:
         return cascade_problems(st.sampled_from(pool(given)) if traced else cascade_layouts(given), dtype)
 
     return Case(
@@ -37,9 +36,8 @@ def _case(name: str, given: str, mutants: tuple[Mutant, ...]) -> Case:
         function,
         cascade,
         mutants,
-        "",
+        drawn,
         head=predicts,
-        drawn=drawn,
         gradients=False,
         discrete=("labels", "level"),
         known_axes=0 if predicts else 1,

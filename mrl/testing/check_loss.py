@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from ..checks import check_device, check_flag, check_integer
 from ..dispatch import ROOTS, backend_named
 from ..heads import NestedLoss
-from . import bounds
 from .case import Case
+from .cross_entropy import bounds
+from .cross_entropy.problems import TRACED_LAYOUTS, drawn, layouts
 from .drivers import driver_of
 from .problems import Layout, Problem, head_from
 from .runners import Row, prove
-from .strategies import TRACED_LAYOUTS, layouts
 
 OPTIONS = ("label_smoothing", "ignore_index", "reduction", "leading")
 AGAINST = ("nested_cross_entropy", "nested_cosine")
@@ -133,17 +133,15 @@ def _case(
 
     if cosine:
         tied, bias = True, False
-    drawn = _pooled(tied, bias, options) if pooled else layouts(tied=tied, bias=bias, options=options)
+    shapes = _pooled(tied, bias, options) if pooled else layouts(tied=tied, bias=bias, options=options)
     return Case(
         name,
         function,
         bounds.nested_cosine if cosine else bounds.nested_cross_entropy,
         (),
-        "loss",
+        drawn("loss", seen=_without_zero_prefixes if cosine else lambda problem: problem, of=shapes),
         head=not cosine,
         constants=(lambda problem: [problem.targets]) if cosine else (lambda problem: [problem.labels]),
-        seen=_without_zero_prefixes if cosine else lambda problem: problem,
-        layouts=drawn,
         outputs_checked=False,
     )
 

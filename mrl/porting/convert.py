@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import checks
-from .dispatch import backend_named, backend_of, known_backends
-from .heads import Head, NestedHead, TiedHead
-from .nesting import Nesting
+from .. import checks
+from ..dispatch import backend_named, backend_of, known_backends
+from ..heads import Head, NestedHead, TiedHead
+from ..nesting import Nesting
 
 
 class BackendInfo(NamedTuple):

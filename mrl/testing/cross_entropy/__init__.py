@@ -1,0 +1,1 @@
+"""Prefixes, logits and the nested cross-entropy under proof."""

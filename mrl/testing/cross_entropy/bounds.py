@@ -1,0 +1,182 @@
+"""How far a right implementation may be from the specification: forward error bounds, carried beside the values.
+
+Each function gives ``{name: (value, bound)}``. The values are those of :mod:`mrl.spec` in float64; a bound holds
+for any order of summation, hence for the naive and the block form alike. With ``u`` the unit roundoff of the
+accumulation dtype and ``gamma(n) = n u / (1 - n u)``:
+
+* logits:     ``E_s = gamma(m + G + 2) (|z| |W|^T + |b|)``
+* log-sum-exp: ``E_lse = log sum_c p_c exp(E_s,c) + u (C + log C + 4 + 2 |lse|)``
+* softmax gradient: ``E_q = p expm1(E_s + E_lse + u (6 + |s - lse|)) + 2 u (|q| + target)``
+
+Absolute values are then pushed through the sums and products that follow. A float64 result is compared with a
+specification that is itself rounded: its bounds are doubled.
+
+Source: Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, sections 3.1 and 3.5 (sums and
+products); Blanchard, Higham and Higham, IMA J. Numer. Anal. 41 (2021), sections 3 and 4 (log-sum-exp, softmax).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ... import spec
+from ...checks import head_arrays
+from ...heads import Head, head_leaves
+from ...spec.logits import classifiers
+from ..problems import SMALLEST, UNIT_ROUNDOFF, Float, Problem
+from ..rounding import Bounded, finish, gamma
+
+
+def logits_bound(problem: Problem) -> Float:
+    """``E_s`` of every granularity, ``(G, ..., C)``."""
+    u, levels = UNIT_ROUNDOFF[problem.accumulation], len(problem.layout.nesting)
+    bounds = []
+    for m, weight, bias in classifiers(problem.head, problem.layout.nesting):
+        size = np.abs(problem.z[..., :m]) @ np.abs(weight).T + (0 if bias is None else np.abs(bias))
+        bounds.append(gamma(m + levels + 2, u) * size + m * SMALLEST[problem.accumulation])
+    return np.stack(bounds)
+
+
+def truncate(problem: Problem, dim: int, *, normalize: bool) -> Bounded:
+    """The prefix of ``z``, and the gradient of ``sum(upstream[..., :dim] * prefix)``."""
+    u, upstream = UNIT_ROUNDOFF[problem.accumulation], problem.upstream[..., :dim]
+    y = spec.truncate(problem.z, dim, normalize=normalize)
+    dz = spec.truncate_vjp(problem.z, dim, upstream, normalize=normalize)
+    value_bound, size = np.zeros_like(y), np.zeros_like(dz)
+    if normalize:
+        value_bound = gamma(dim + 8, u) * np.abs(y)
+        norm = np.linalg.norm(problem.z[..., :dim], axis=-1, keepdims=True)
+        tiny = norm <= spec.SMALLEST_NORM
+        radial = np.abs(y) * np.sum(np.abs(y * upstream), -1, keepdims=True)
+        size[..., :dim] = np.where(tiny, 0.0, (np.abs(upstream) + radial) / np.where(tiny, 1.0, norm))
+    # The gradient is a difference: its error is relative to its terms, not to itself.
+    bounded = {"value": (y, value_bound), "dz": (dz, gamma(3 * dim + 24, u) * size)}
+    return finish(problem, bounded, rounded=("value", "dz"))
+
+
+def nested_ends(problem: Problem) -> Bounded:
+    """``nested`` around ``x[0] * x[-1]`` of each normalised prefix, computed in the dtype of ``z`` itself."""
+    nesting, narrow = problem.layout.nesting, UNIT_ROUNDOFF[problem.dtype]
+    u, lost = UNIT_ROUNDOFF[problem.accumulation], SMALLEST[problem.dtype]
+    shape = problem.upstream.shape
+    value, e_value = np.zeros(shape), np.zeros(shape)
+    dz, e_dz = np.zeros_like(problem.z), np.zeros_like(problem.z)
+    for m, w in zip(nesting.dims, nesting.weights, strict=True):
+        y = spec.truncate(problem.z, m)
+        value += w * y[..., 0] * y[..., -1]
+        e_value += (gamma(len(nesting) + 8, narrow) + gamma(2 * m + 16, u)) * w * np.abs(y[..., 0] * y[..., -1])
+        e_value += (2 + 3 * w) * lost
+        upstream = np.zeros_like(y)
+        upstream[..., 0] += w * problem.upstream * y[..., -1]
+        upstream[..., -1] += w * problem.upstream * y[..., 0]
+        dz += spec.truncate_vjp(problem.z, m, upstream)
+        norm = np.linalg.norm(problem.z[..., :m], axis=-1, keepdims=True)
+        tiny = norm <= spec.SMALLEST_NORM
+        size = np.abs(upstream) + np.abs(y) * np.sum(np.abs(y * upstream), -1, keepdims=True)
+        relative = gamma(len(nesting) + 12, narrow) + gamma(3 * m + 24, u)
+        error = relative * size + (4 + 2 * w + 2 * np.abs(problem.upstream[..., None])) * m * lost
+        e_dz[..., :m] += np.where(tiny, 0.0, error / np.where(tiny, 1.0, norm))
+    return finish(problem, {"total": (value, e_value), "dz": (dz, e_dz)}, rounded=("total", "dz"))
+
+
+def nested_logits(problem: Problem) -> Bounded:
+    """Logits, and the gradients of ``sum(upstream * logits)``."""
+    u, nesting = UNIT_ROUNDOFF[problem.accumulation], problem.layout.nesting
+    value = spec.nested_logits(problem.z, problem.head, nesting)
+    gradients = _gradients(problem, problem.upstream, np.zeros_like(problem.upstream), u)
+    return finish(problem, {"logits": (value, logits_bound(problem)), **gradients})
+
+
+def nested_cross_entropy(problem: Problem) -> Bounded:
+    """Total, losses per level, and the gradients of ``sum(upstream * total)``."""
+    layout, labels = problem.layout, problem.labels
+    u, smoothing, classes = UNIT_ROUNDOFF[problem.accumulation], layout.label_smoothing, layout.classes
+    used = np.ones(labels.shape, bool) if layout.ignore_index is None else labels != layout.ignore_index
+    count = max(1, int(used.sum())) if layout.reduction == "mean" else 1
+    problem = replace(problem, z=np.where(used[..., None], problem.z, 0.0))  # an ignored row may hold anything
+    s, e_s = spec.nested_logits(problem.z, problem.head, layout.nesting), logits_bound(problem)
+    lse = np.logaddexp.reduce(s, axis=-1, keepdims=True)
+    p, below = np.exp(s - lse), np.abs(s - lse)
+    # A class that a bias of -inf excludes is so exactly: it has no probability, and no part in any sum.
+    excluded = np.isneginf(s)
+    e_s, below, size = (np.where(excluded, 0.0, x) for x in (e_s, below, np.abs(s)))
+    e_lse = np.log1p(np.sum(p * np.expm1(e_s), -1, keepdims=True))
+    e_lse += u * (classes + np.log(classes) + 4 + 2 * np.abs(lse))
+    target = smoothing / classes + (1 - smoothing) * (np.where(used, labels, -1)[..., None] == np.arange(classes))
+
+    loss = np.sum(target * np.where(excluded, 0.0, lse - s), -1)
+    e_loss = e_lse[..., 0] + np.sum(target * (e_s + gamma(classes + 8, u) * (below + smoothing * size)), -1)
+    e_loss += u * (4 * np.abs(loss) + 2 * np.abs(lse[..., 0]))
+    rows = np.where(used, 1 / count, 0.0)
+    losses, e_losses = rows * loss, rows * (e_loss + gamma(4, u) * np.abs(loss))
+    if layout.reduction != "none":
+        level, total = losses.reshape(len(s), -1).sum(-1), np.abs(losses).reshape(len(s), -1).sum(-1)
+        e_level = e_losses.reshape(len(s), -1).sum(-1) + gamma(layout.rows + 4, u) * total
+    else:
+        level, e_level = losses, e_losses
+    weights = np.reshape(layout.nesting.weights, (-1, *(1,) * (level.ndim - 1)))
+    e_total = np.sum(weights * (e_level + gamma(len(s) + 3, u) * (np.abs(level) + e_level)), 0)
+
+    scale = np.reshape(layout.nesting.weights, (-1, *(1,) * used.ndim)) * (rows * problem.upstream)
+    q = p - target
+    e_q = p * np.expm1(e_s + e_lse + u * (6 + below)) + 2 * u * (np.abs(q) + target) + SMALLEST[problem.accumulation]
+    r, e_r = scale[..., None] * q, np.abs(scale[..., None]) * (e_q + 6 * u * np.abs(q))
+    # Any product of its factors may come out subnormal and be flushed to zero, and the other factors scale that.
+    weight, above = np.reshape(layout.nesting.weights, (-1, *(1,) * used.ndim)), np.abs(problem.upstream)
+    flushed = SMALLEST[problem.accumulation] * (1 + above * (1 + weight))
+    e_r += np.where(scale == 0, 0.0, flushed)[..., None]
+    bounded = {
+        "total": (np.sum(weights * level, 0), e_total),
+        "per_level": (level, e_level),
+        **_gradients(problem, r, e_r, u, used),
+    }
+    return finish(problem, bounded)
+
+
+def nested_cosine(problem: Problem) -> Bounded:
+    """``sum_g w_g mean_i (1 - cos)`` of the prefixes of ``z`` and ``targets``, and its gradient for ``z``."""
+    u, nesting = UNIT_ROUNDOFF[problem.accumulation], problem.layout.nesting
+    assert problem.targets is not None
+    count, levels = max(1, problem.layout.rows), len(nesting)
+    total, e_total = np.zeros(()), np.zeros(())
+    dz, e_dz = np.zeros_like(problem.z), np.zeros_like(problem.z)
+    for m, w in zip(nesting.dims, nesting.weights, strict=True):
+        a, b = spec.truncate(problem.z, m), spec.truncate(problem.targets, m)
+        overlap = np.sum(np.abs(a * b), -1, keepdims=True)
+        total = total + w / count * np.sum(1 - np.sum(a * b, -1))
+        e_total = e_total + w / count * np.sum(gamma(3 * m + 24, u) * overlap + gamma(count + levels + 8, u) * 2)
+        dz += spec.truncate_vjp(problem.z, m, -w / count * problem.upstream * b)
+        norm = np.linalg.norm(problem.z[..., :m], axis=-1, keepdims=True)
+        tiny = norm <= spec.SMALLEST_NORM
+        size = np.abs(w / count * problem.upstream) * (np.abs(b) + np.abs(a) * overlap)
+        e_dz[..., :m] += gamma(6 * m + levels + 40, u) * np.where(tiny, 0.0, size / np.where(tiny, 1.0, norm))
+    return finish(problem, {"total": (total, e_total), "dz": (dz, e_dz)})
+
+
+def _gradients(problem: Problem, r: Float, e_r: Float, u: float, used: np.ndarray | None = None) -> Bounded:
+    """``z`` and head gradients of logits whose own gradients are ``r``, known up to ``e_r``."""
+    layout = problem.layout
+    z = problem.z if used is None else np.where(used[..., None], problem.z, 0.0)
+    dz, dhead = spec.nested_logits_vjp(z, problem.head, layout.nesting, r)
+    levels = len(layout.nesting)
+    # The same products of absolute values bound the errors, whichever way the sums are arranged.
+    magnitude = type(problem.head)(*_absolute(problem.head))
+    e_dz, _ = spec.nested_logits_vjp(
+        z, magnitude, layout.nesting, e_r + gamma(layout.classes + levels + 6, u) * np.abs(r)
+    )
+    _, e_dhead = spec.nested_logits_vjp(
+        np.abs(z), magnitude, layout.nesting, e_r + gamma(layout.rows + levels + 6, u) * np.abs(r)
+    )
+    pairs = zip(head_leaves(dhead), head_leaves(e_dhead), strict=True)
+    names = head_arrays(problem.head, layout.nesting)
+    return {"dz": (dz, e_dz), **{f"d{name}": pair for name, pair in zip(names, pairs, strict=True)}}
+
+
+def _absolute(head: Head) -> list[Any]:
+    return [
+        None if field is None else tuple(np.abs(x) for x in field) if isinstance(field, tuple) else np.abs(field)
+        for field in head
+    ]

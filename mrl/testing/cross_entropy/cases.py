@@ -1,0 +1,114 @@
+"""The cases of prefixes, logits and losses: what is called, and what the specification says it must give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ... import losses
+from ...dispatch import backend_of
+from ..case import Case
+from ..problems import Layout, Problem, head_from
+from ..rounding import Bounded
+from . import bounds
+from .mutants import CROSS_ENTROPY, LOGITS, TRUNCATE
+from .problems import drawn
+
+
+def _truncate(normalize: bool) -> Case:
+    def function(layout: Layout) -> Any:
+        def run(arrays: list[Any], constants: list[Any]) -> Sequence[Any]:
+            return [losses.truncate(arrays[0], layout.nesting.dims[0], normalize=normalize)]
+
+        return run
+
+    def prefix_upstream(problem: Problem) -> Problem:
+        return Problem(**{**vars(problem), "upstream": problem.upstream[..., : problem.layout.nesting.dims[0]]})
+
+    def expected(problem: Problem) -> Bounded:
+        return bounds.truncate(problem, problem.upstream.shape[-1], normalize=normalize)
+
+    name = "truncate" if normalize else "truncate[normalize=False]"
+    mutants = TRUNCATE if normalize else TRUNCATE[:1]
+    return Case(
+        name, function, expected, mutants, drawn("embedding", ("leading",), prefix_upstream), head=False, narrow=True
+    )
+
+
+def _nested_logits() -> Case:
+    def function(layout: Layout) -> Any:
+        def run(arrays: list[Any], constants: list[Any]) -> Sequence[Any]:
+            z, *leaves = arrays
+            return [losses.nested_logits(z, head_from(layout, leaves), layout.nesting)]
+
+        return run
+
+    return Case("nested_logits", function, bounds.nested_logits, LOGITS, drawn("logits", ("leading",)), specials=True)
+
+
+def _nested_cross_entropy(fused: bool) -> Case:
+    def function(layout: Layout) -> Any:
+        def run(arrays: list[Any], constants: list[Any]) -> Sequence[Any]:
+            z, *leaves = arrays
+            return losses.nested_cross_entropy(
+                z,
+                head_from(layout, leaves),
+                constants[0],
+                layout.nesting,
+                label_smoothing=layout.label_smoothing,
+                ignore_index=layout.ignore_index,
+                reduction=layout.reduction,
+                fused=fused,
+                chunk_rows=layout.chunk_rows,
+            )
+
+        return run
+
+    return Case(
+        "nested_cross_entropy" if fused else "nested_cross_entropy[fused=False]",
+        function,
+        bounds.nested_cross_entropy,
+        CROSS_ENTROPY,
+        drawn("loss", ("label_smoothing", "ignore_index", "reduction", "leading", "chunk_rows")),
+        constants=lambda problem: [problem.labels],
+        specials=True,
+    )
+
+
+def _ends(x: Any) -> Any:
+    if not hasattr(type(x), "__mul__"):  # a plug-in's array may have no arithmetic: the loss is the caller's matter
+        x = backend_of({"x": x}).to_numpy(x, blocking=True)
+    return x[..., 0] * x[..., -1]
+
+
+def _nested() -> Case:
+    """``nested`` around the product of a prefix's first and last entries."""
+
+    def function(layout: Layout) -> Any:
+        def run(arrays: list[Any], constants: list[Any]) -> Sequence[Any]:
+            return [losses.nested(_ends, layout.nesting, normalize=True)(arrays[0])]
+
+        return run
+
+    def only_embeddings(problem: Problem) -> Problem:
+        return Problem(**{**vars(problem), "upstream": problem.upstream[..., 0]})
+
+    return Case(
+        "nested",
+        function,
+        bounds.nested_ends,
+        TRUNCATE[:2],
+        drawn("embedding", ("leading",), only_embeddings),
+        head=False,
+        narrow=True,
+    )
+
+
+CROSS_ENTROPY_CASES = (
+    _truncate(True),
+    _truncate(False),
+    _nested(),
+    _nested_logits(),
+    _nested_cross_entropy(True),
+    _nested_cross_entropy(False),
+)

@@ -1,0 +1,151 @@
+"""Wrong implementations, made from a right one: each must break a bound, or the proof proves nothing.
+
+A mutant calls the implementation under proof with a slightly different problem, or changes its result, as a
+mistake in its code would; the answer is held against the specification of the problem as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...heads import NestedHead, TiedHead, head_leaves
+from ...nesting import Nesting
+from ..case import Mutant
+from ..drivers import Result
+from ..problems import Problem, round_to
+
+
+def _roll(problem: Problem) -> Problem | None:
+    return replace(problem, z=np.roll(problem.z, 1, -1)) if problem.z.shape[-1] > 1 else None
+
+
+def _whole_norm(result: Result, problem: Problem) -> Result | None:
+    dim = problem.upstream.shape[-1]
+    norm = np.linalg.norm(problem.z, axis=-1, keepdims=True)
+    if not np.all(norm > 0):
+        return None
+    return result._replace(outputs=[problem.z[..., :dim] / norm])
+
+
+def _larger_smallest_norm(result: Result, problem: Problem) -> Result | None:
+    norm = np.linalg.norm(problem.z[..., : problem.upstream.shape[-1]], axis=-1, keepdims=True)
+    return result._replace(outputs=[np.where(norm <= 1e-8, 0.0, result.outputs[0])])
+
+
+def _scaled_gradient(result: Result, problem: Problem) -> Result | None:
+    if result.gradients is None:
+        return None
+    return result._replace(gradients=[1.25 * gradient for gradient in result.gradients])
+
+
+def _slice_off_by_one(problem: Problem) -> Problem | None:
+    dims, weights = list(problem.layout.nesting.dims), problem.layout.nesting.weights
+    if not problem.layout.tied or len(dims) < 2:
+        return None
+    dims[0] += 1 if dims[0] + 1 < dims[1] else -1
+    return problem.with_layout(nesting=Nesting(dims, weights)) if dims[0] > 0 else None
+
+
+def _bias(factor: float) -> Callable[[Problem], Problem | None]:
+    def scaled(bias: Any) -> Any:
+        finite = np.isfinite(bias)
+        return np.where(finite, factor * np.where(finite, bias, 0.0), bias)
+
+    def change(problem: Problem) -> Problem | None:
+        head = problem.head
+        if isinstance(head, TiedHead):
+            return None if head.bias is None else problem.with_head(head._replace(bias=scaled(head.bias)))
+        if head.biases is None:
+            return None
+        return problem.with_head(NestedHead(head.weights, tuple(map(scaled, head.biases))))
+
+    return change
+
+
+def _drop_class(problem: Problem) -> Problem | None:
+    dropped = problem.layout.classes - 1
+    if not problem.layout.bias or dropped < 1 or (problem.labels == dropped).any():
+        return None
+    head = problem.head
+    gone = np.arange(problem.layout.classes) == dropped
+
+    def without(bias: Any) -> np.ndarray:
+        return np.where(gone, -1e4, bias)
+
+    if isinstance(head, TiedHead):
+        return problem.with_head(head._replace(bias=without(head.bias)))
+    return problem.with_head(NestedHead(head.weights, tuple(without(bias) for bias in head.biases or ())))
+
+
+def _reweighted(change: Callable[[float], float]) -> Callable[[Problem], Problem | None]:
+    def apply(problem: Problem) -> Problem | None:
+        nesting = problem.layout.nesting
+        return problem.with_layout(nesting=Nesting(nesting.dims, [change(weight) for weight in nesting.weights]))
+
+    return apply
+
+
+def _next_label(problem: Problem) -> Problem | None:
+    classes, ignored = problem.layout.classes, problem.layout.ignore_index
+    after = (problem.labels + 1) % classes
+    moved = (problem.labels != ignored) & (after != ignored)  # a row moved onto it would not count any more
+    labels = np.where(moved, after, problem.labels)
+    if problem.layout.bias and np.isneginf(head_leaves(problem.head)[-1][labels[moved]]).any():
+        return None  # an infinite loss would be no fair trial
+    return replace(problem, labels=labels) if classes > 1 and moved.any() else None
+
+
+def _no_smoothing(problem: Problem) -> Problem | None:
+    return problem.with_layout(label_smoothing=0.0) if problem.layout.label_smoothing else None
+
+
+def _mean_for_sum(result: Result, problem: Problem) -> Result | None:
+    total, *rest = result.outputs
+    return result._replace(outputs=[total / len(problem.layout.nesting), *rest])
+
+
+def _ignored_rows_counted(result: Result, problem: Problem) -> Result | None:
+    if problem.layout.ignore_index is None or problem.layout.reduction != "mean" or not problem.labels.size:
+        return None
+    share = np.mean(problem.labels != problem.layout.ignore_index)
+    return result._replace(outputs=[share * result.outputs[0], *result.outputs[1:]])
+
+
+def _other_upstream(problem: Problem) -> Problem | None:
+    return replace(problem, upstream=round_to(problem.upstream * 1.5, problem.dtype))
+
+
+GRADIENT = Mutant("gradient x 1.25", result=_scaled_gradient)
+UPSTREAM = Mutant("another upstream gradient", _other_upstream)
+
+TRUNCATE = (
+    Mutant("slice starts one late", _roll),
+    GRADIENT,
+    UPSTREAM,
+    Mutant("norm of the whole embedding", result=_whole_norm),
+    Mutant("smallest norm 1e-8", result=_larger_smallest_norm, wide_range=True),
+)
+
+LOGITS = (
+    Mutant("slice off by one", _slice_off_by_one, retraces=True),
+    Mutant("bias twice", _bias(2.0)),
+    Mutant("bias dropped", _bias(0.0)),
+    Mutant("slice starts one late", _roll),
+    GRADIENT,
+    UPSTREAM,
+)
+
+CROSS_ENTROPY = (
+    *LOGITS,
+    Mutant("one class dropped", _drop_class),
+    Mutant("weight x 1.001", _reweighted(lambda weight: 1.001 * weight), retraces=True),
+    Mutant("weight applied twice", _reweighted(lambda weight: weight * weight), retraces=True),
+    Mutant("mean over levels for sum", result=_mean_for_sum),
+    Mutant("ignored rows counted in the mean", result=_ignored_rows_counted),
+    Mutant("label off by one", _next_label),
+    Mutant("label smoothing ignored", _no_smoothing, retraces=True),
+)

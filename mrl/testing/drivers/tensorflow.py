@@ -1,0 +1,80 @@
+"""TensorFlow: how it runs a function and takes its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .base import Call, Result, result_of
+
+
+class TensorFlowDriver:
+    """TensorFlow: ``eager``, ``graph`` with an unknown batch size, and ``xla``."""
+
+    name = "tensorflow"
+    modes = ("eager", "graph", "xla")
+    dtypes = ("float16", "bfloat16", "float32", "float64")
+
+    def __init__(self) -> None:
+        self._traced: dict[Any, Any] = {}
+
+    def run(self, mode: str, call: Call) -> Result:
+        import tensorflow as tf
+
+        def objective(inputs: Any, constants: Any, upstream: Any = None) -> Any:
+            if upstream is None:
+                return tuple(call.function(inputs, constants)), None
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                outputs = tuple(call.function(inputs, constants))
+                scalar = tf.reduce_sum(outputs[0] * tf.cast(upstream, outputs[0].dtype))
+            gradients = tape.gradient(scalar, inputs, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            return outputs, gradients
+
+        with tf.device(call.device):
+            given = [
+                [tf.cast(tf.constant(x), call.dtype) for x in call.arrays],
+                [tf.constant(x) for x in call.constants],
+            ]
+            if call.upstream is not None:
+                given.append(tf.cast(tf.constant(call.upstream), call.dtype))
+            run: Any = objective
+            if mode != "eager":
+                run = self._traced.get((call.key, call.dtype, mode))
+            if run is None:
+                signature = _signature(*given, known_axes=call.known_axes)
+                run = tf.function(objective, jit_compile=mode == "xla", input_signature=signature)
+                self._traced[call.key, call.dtype, mode] = run
+            with _full_products():
+                outputs, gradients = run(*given)
+        return result_of(outputs, gradients, lambda x: tf.cast(x, tf.float64).numpy())
+
+
+@contextmanager
+def _full_products() -> Iterator[None]:
+    """No TF32, which is TensorFlow's default for float32 on a GPU that has it."""
+    import tensorflow as tf
+
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
+def _signature(inputs: list[Any], labels: list[Any], upstream: Any = None, *, known_axes: int) -> Any:
+    """The embeddings come first: their leading axes, and those of the labels, are left unknown."""
+    import tensorflow as tf
+
+    z, *leaves = inputs
+    unknown = [*z.shape[:known_axes], *[None] * (z.shape.rank - 1 - known_axes)]
+    return [
+        [tf.TensorSpec([*unknown, z.shape[-1]], z.dtype), *(tf.TensorSpec(x.shape, x.dtype) for x in leaves)],
+        [
+            tf.TensorSpec([None] * x.shape.rank if x.dtype.is_integer else [*unknown, x.shape[-1]], x.dtype)
+            for x in labels
+        ],
+        *([] if upstream is None else [tf.TensorSpec([None] * upstream.shape.rank, upstream.dtype)]),
+    ]

@@ -1,0 +1,45 @@
+"""PyTorch: how it runs a function and takes its gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .base import Call, Result, result_of
+
+
+class TorchDriver:
+    """PyTorch: ``eager``, and ``compile`` as one graph (captured and differentiated, without code generation)."""
+
+    name = "torch"
+    modes = ("eager", "compile")
+    dtypes = ("float16", "bfloat16", "float32", "float64")
+
+    def __init__(self) -> None:
+        self._compiled: dict[Any, Any] = {}
+
+    def run(self, mode: str, call: Call) -> Result:
+        import torch
+
+        def tensor(x: np.ndarray, kind: Any) -> Any:
+            return torch.tensor(x, dtype=kind, device=call.device)
+
+        differentiated, function = call.upstream is not None, call.function
+        inputs = [tensor(x, getattr(torch, call.dtype)).requires_grad_(differentiated) for x in call.arrays]
+        constants = [tensor(x, None) for x in call.constants]
+        if mode == "compile":
+            if (call.key, call.dtype) not in self._compiled:
+                compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=False)
+                self._compiled[call.key, call.dtype] = compiled
+            function = self._compiled[call.key, call.dtype]
+        # Layouts and dtypes share one code object, for which torch.compile keeps few graphs unless told otherwise.
+        with torch._dynamo.config.patch(cache_size_limit=1024, accumulated_cache_size_limit=4096):
+            outputs = function(inputs, constants)
+        head, gradients = outputs[0], None
+        if differentiated:
+            if not head.requires_grad:
+                raise AssertionError("expected a loss that carries a gradient, got one that is detached")
+            upstream = tensor(call.upstream, head.dtype)
+            gradients = torch.autograd.grad(head, inputs, upstream, allow_unused=True, materialize_grads=True)
+        return result_of(outputs, gradients, lambda x: x.detach().double().cpu().numpy())
