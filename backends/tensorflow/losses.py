@@ -18,12 +18,14 @@ def truncate(z: Any, dim: int, *, normalize: bool) -> tf.Tensor:
     if not normalize:
         return x
     x = tf.cast(x, tf.float64 if x.dtype == tf.float64 else tf.float32)
-    # Dividing by the largest entry first keeps the sum of squares in range; the quotient does not depend on it.
-    scale = tf.stop_gradient(tf.reduce_max(tf.abs(x), -1, keepdims=True))
-    scale = tf.where(scale > 0, scale, tf.ones_like(scale))
-    x = x / scale
+    # A power of two, which rounds nothing, keeps the squares of large entries in range. Dividing by the largest entry
+    # would not do: XLA multiplies by the reciprocal, which vanishes for some. Small squares may vanish, because a norm
+    # made of such is zero.
+    above, factor = (2.0**400, 2.0**-600) if x.dtype == tf.float64 else (2.0**40, 2.0**-80)
+    large = tf.reduce_max(tf.abs(x), -1, keepdims=True) > above
+    x *= tf.where(large, tf.constant(factor, x.dtype), tf.constant(1, x.dtype))
     squares = tf.reduce_sum(tf.square(x), -1, keepdims=True)
-    tiny = scale * tf.sqrt(tf.stop_gradient(squares)) <= 1e-12
+    tiny = tf.sqrt(tf.stop_gradient(squares)) <= 1e-12
     norm = tf.sqrt(tf.where(tiny, tf.ones_like(squares), squares))
     return tf.cast(tf.where(tiny, tf.zeros_like(x), x / norm), z.dtype)
 
