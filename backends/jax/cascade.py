@@ -47,7 +47,7 @@ def cascade_predict(z: Array, head: Head, policy: CascadePolicy, *, chunk_rows: 
     wave = max(1, min(rows, plan_wave_rows(chunk, classes, wide.itemsize))) if known else rows
     # Thresholds and temperatures are arguments: policies that differ in nothing else share one compilation.
     cuts = jnp.asarray(policy.cuts64 if wide == jnp.float64 else policy.cuts32, wide)
-    temperatures = jnp.asarray(policy.temperatures, wide)
+    temperatures = jnp.asarray([_normal(t) for t in policy.temperatures], wide)
     z, head = lax.stop_gradient((z, head))
     walk = partial(_walk, nesting=policy.nesting, kind=policy.confidence, chunk=chunk)
     work = partial(_walk_in_waves, walk=walk, wave=wave)
@@ -131,10 +131,8 @@ def _walk(
 
 def _given(values: Array, policy: CascadePolicy, g: int, logits: bool) -> Array:
     """The confidence of level ``g`` of given logits or probabilities."""
-    if logits:
-        return _confidence(values, policy.confidence, policy.temperatures[g])
-    if policy.temperatures[g] != 1:
-        return _confidence(jnp.log(values), policy.confidence, policy.temperatures[g])
+    if logits or policy.temperatures[g] != 1:
+        return _confidence(values if logits else jnp.log(values), policy.confidence, _normal(policy.temperatures[g]))
     # XLA's maximum on a CPU takes a number for larger than NaN in arrays that are not small.
     classes, largest = values.shape[-1], jnp.where(jnp.isnan(values).any(-1), jnp.nan, values.max(-1))
     if policy.confidence == "probability" or classes == 1:
@@ -143,6 +141,11 @@ def _given(values: Array, policy: CascadePolicy, g: int, logits: bool) -> Array:
         return largest - _but_first_largest(values).max(-1)
     terms = jnp.where(values > 0, values * jnp.log(jnp.where(values > 0, values, 1)), values)
     return 1 + terms.sum(-1) / math.log(classes)
+
+
+def _normal(temperature: float) -> float:
+    """What has a reciprocal that XLA, which multiplies by it, does not flush to zero."""
+    return min(max(temperature, 2.0**-126), 2.0**126)
 
 
 def _confidence(logits: Array, kind: str, temperature: Array | float) -> Array:

@@ -17,14 +17,16 @@ from .fused import fused_cross_entropy
 def truncate(z: Array, dim: int, *, normalize: bool) -> Array:
     x = z[..., :dim]
     if not normalize:
-        return x
+        return jnp.copy(x)  # JAX hands a whole slice back as the array itself, which may be donated
     x = x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
-    # Dividing by the largest entry first keeps the sum of squares in range; the quotient does not depend on it.
-    scale = jax.lax.stop_gradient(jnp.abs(x).max(-1, keepdims=True))
-    scale = jnp.where(scale > 0, scale, 1)
-    x = x / scale
+    # A factor of a power of two keeps the squares in range, and the quotient does not depend on it. Dividing by the
+    # largest entry would not do: XLA multiplies by the reciprocal, and that of 1e38 is flushed to zero.
+    edge, power = (2.0**500, 2.0**700) if x.dtype == jnp.float64 else (2.0**62, 2.0**96)
+    largest = jax.lax.stop_gradient(jnp.abs(x).max(-1, keepdims=True))
+    factor = jnp.where(largest > edge, 1 / power, jnp.where(largest < 1 / edge, power, 1.0)).astype(x.dtype)
+    x = x * factor
     squares = jnp.square(x).sum(-1, keepdims=True)
-    tiny = scale * jnp.sqrt(jax.lax.stop_gradient(squares)) <= 1e-12
+    tiny = jnp.sqrt(jax.lax.stop_gradient(squares)) / factor <= 1e-12
     norm = jnp.sqrt(jnp.where(tiny, 1, squares))
     return jnp.where(tiny, 0, x / norm).astype(z.dtype)
 
