@@ -118,6 +118,39 @@ def test_bounds_hold_for_another_order_of_summation() -> None:
         assert np.any(total != value[g])
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_gradient_of_logits_may_be_rounded_once_to_half_precision(dtype: str) -> None:
+    """Of the sum over levels, scaled by the largest row factor: sixteen times as coarse, or unscaled, is too much."""
+    nesting, rng = mrl.Nesting((3, 8, 20), (0.5, 1.0, 3.7)), np.random.default_rng(0)
+    layout, labels = Layout(nesting, (200,), classes=30, reduction="none"), rng.integers(0, 30, 200)
+    z, weight = (round_to(rng.normal(size=shape) * x, dtype) for shape, x in (((200, 20), 1 / 16), ((30, 20), 16)))
+    bias, upstream = (round_to(rng.normal(size=size) * x, dtype) for size, x in ((30, 1), (200, 2**-14)))
+    problem = Problem(layout, dtype, z, mrl.TiedHead(weight, bias), labels, upstream)
+    expected = bounds.nested_cross_entropy(problem, scaled=True)
+    r = []
+    for m, w in zip(nesting.dims, nesting.weights, strict=True):
+        p = np.exp(z[:, :m] @ weight[:, :m].T + bias)
+        r.append(w * upstream[:, None] * (p / p.sum(-1, keepdims=True) - np.eye(30)[labels]))
+    rho = np.abs(upstream).max() * max(nesting.weights)
+
+    def shares(narrow) -> float:
+        dz, dweight, blocks = np.empty_like(z), np.empty_like(weight), (slice(3), slice(3, 8), slice(8, 20))
+        for g, block in enumerate(blocks):
+            s = narrow(sum(r[g:]))
+            dz[:, block], dweight[:, block] = s @ weight[:, block], s.T @ z[:, block]
+        gradients = [round_to(x, dtype) for x in (dz, dweight, sum(r).sum(0))]
+        found = Result([], gradients, [], [])
+        return compare({name: x for name, x in expected.items() if name.startswith("d")}, found)[0]
+
+    def coarse(s):
+        step = 2.0 ** np.ceil(np.log2(np.abs(s))) * 16 * UNIT_ROUNDOFF[dtype]
+        return step * np.round(s / step)
+
+    assert shares(lambda s: rho * round_to(s / rho, dtype)) < 1 < shares(coarse)
+    if dtype == "float16":
+        assert shares(lambda s: round_to(s, dtype)) > 1
+
+
 CASCADES = {case.name: case for case in mrl.testing.CASES if case.discrete}
 
 

@@ -17,6 +17,8 @@ Float = NDArray[np.float64]
 UNIT_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
 """``u``: the largest relative error of rounding a number in range to the nearest one of the dtype."""
 
+HALVES = ("float16", "bfloat16")
+
 SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-126, "float32": 2.0**-126, "float64": 2.0**-1022}
 """What underflow may lose: the spacing of float16's subnormals; elsewhere they may be flushed to zero."""
 

@@ -11,6 +11,14 @@ accumulation dtype and ``gamma(n) = n u / (1 - n u)``:
 Absolute values are then pushed through the sums and products that follow. A float64 result is compared with a
 specification that is itself rounded: its bounds are doubled.
 
+Forward, the product of two halves is exact in float32, so that half precision changes nothing there. Backward, the
+gradient of the logits may be rounded once to the dtype ``h`` of both factors before its products with ``z`` and ``W``,
+as a framework rounds it for a head of its own; the bias sums it unrounded. A block's is ``S_g = sum_{l >= g} R_l``, and
+``|S_g| <= sum_{l >= g} |R_l|``: so ``u_h |R_l|`` a level, pushed through the same products of absolute values, bounds
+the rounding of one sum, and of its terms one by one, alike. What float16 loses below its range is at most half the
+spacing of its subnormals, ``2^-25``, and never more than the number itself. The fused loss scales the gradient first by
+``rho``, its largest row factor times weight, and the products afterwards: there it is ``2^-25 rho``.
+
 Source: Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, sections 3.1 and 3.5 (sums and
 products); Blanchard, Higham and Higham, IMA J. Numer. Anal. 41 (2021), sections 3 and 4 (log-sum-exp, softmax).
 """
@@ -26,7 +34,7 @@ from ... import spec
 from ...checks import head_arrays
 from ...heads import Head, head_leaves
 from ...spec.logits import classifiers
-from ..problems import SMALLEST, UNIT_ROUNDOFF, Float, Problem
+from ..problems import HALVES, SMALLEST, UNIT_ROUNDOFF, Float, Problem
 from ..rounding import Bounded, finish, gamma
 
 
@@ -86,12 +94,15 @@ def nested_logits(problem: Problem) -> Bounded:
     """Logits, and the gradients of ``sum(upstream * logits)``."""
     u, nesting = UNIT_ROUNDOFF[problem.accumulation], problem.layout.nesting
     value = spec.nested_logits(problem.z, problem.head, nesting)
-    gradients = _gradients(problem, problem.upstream, np.zeros_like(problem.upstream), u)
+    gradients = _gradients(problem, problem.upstream, np.zeros_like(problem.upstream), u, rho=1.0)
     return finish(problem, {"logits": (value, logits_bound(problem)), **gradients})
 
 
-def nested_cross_entropy(problem: Problem) -> Bounded:
-    """Total, losses per level, and the gradients of ``sum(upstream * total)``."""
+def nested_cross_entropy(problem: Problem, *, scaled: bool = False) -> Bounded:
+    """Total, losses per level, and the gradients of ``sum(upstream * total)``.
+
+    ``scaled`` says that a gradient of logits is scaled before it is rounded, so that float16 loses less of it.
+    """
     layout, labels = problem.layout, problem.labels
     u, smoothing, classes = UNIT_ROUNDOFF[problem.accumulation], layout.label_smoothing, layout.classes
     used = np.ones(labels.shape, bool) if layout.ignore_index is None else labels != layout.ignore_index
@@ -131,7 +142,7 @@ def nested_cross_entropy(problem: Problem) -> Bounded:
     bounded = {
         "total": (np.sum(weights * level, 0), e_total),
         "per_level": (level, e_level),
-        **_gradients(problem, r, e_r, u, used),
+        **_gradients(problem, r, e_r, u, rho=float(np.max(np.abs(scale), initial=0.0)) if scaled else 1.0),
     }
     return finish(problem, bounded)
 
@@ -156,23 +167,38 @@ def nested_cosine(problem: Problem) -> Bounded:
     return finish(problem, {"total": (total, e_total), "dz": (dz, e_dz)})
 
 
-def _gradients(problem: Problem, r: Float, e_r: Float, u: float, used: np.ndarray | None = None) -> Bounded:
-    """``z`` and head gradients of logits whose own gradients are ``r``, known up to ``e_r``."""
-    layout = problem.layout
-    z = problem.z if used is None else np.where(used[..., None], problem.z, 0.0)
+def _gradients(problem: Problem, r: Float, e_r: Float, u: float, *, rho: float) -> Bounded:
+    """``z`` and head gradients of logits whose own gradients are ``r``, known up to ``e_r`` and scaled by ``rho``."""
+    layout, z = problem.layout, problem.z
     dz, dhead = spec.nested_logits_vjp(z, problem.head, layout.nesting, r)
     levels = len(layout.nesting)
     # The same products of absolute values bound the errors, whichever way the sums are arranged.
     magnitude = type(problem.head)(*_absolute(problem.head))
+    rounded = e_r + _rounded_once(problem.dtype, np.abs(r) + e_r, rho)
     e_dz, _ = spec.nested_logits_vjp(
-        z, magnitude, layout.nesting, e_r + gamma(layout.classes + levels + 6, u) * np.abs(r)
+        z, magnitude, layout.nesting, rounded + gamma(layout.classes + levels + 6, u) * np.abs(r)
     )
-    _, e_dhead = spec.nested_logits_vjp(
-        np.abs(z), magnitude, layout.nesting, e_r + gamma(layout.rows + levels + 6, u) * np.abs(r)
-    )
-    pairs = zip(head_leaves(dhead), head_leaves(e_dhead), strict=True)
+    summed = gamma(layout.rows + levels + 6, u) * np.abs(r)
+    _, e_products = spec.nested_logits_vjp(np.abs(z), magnitude, layout.nesting, rounded + summed)
+    _, e_sums = spec.nested_logits_vjp(np.abs(z), magnitude, layout.nesting, e_r + summed)
+    bounds = zip(head_leaves(dhead), head_leaves(e_products), head_leaves(e_sums), strict=True)
     names = head_arrays(problem.head, layout.nesting)
-    return {"dz": (dz, e_dz), **{f"d{name}": pair for name, pair in zip(names, pairs, strict=True)}}
+    return {
+        "dz": (dz, e_dz),
+        **{
+            f"d{name}": (gradient, e_sum if "bias" in name else e_product)
+            for name, (gradient, e_product, e_sum) in zip(names, bounds, strict=True)
+        },
+    }
+
+
+def _rounded_once(dtype: str, size: Float, rho: float) -> Float | float:
+    """What rounding a gradient of logits, no larger than ``size``, to a half-precision ``dtype`` may change."""
+    if dtype not in HALVES:
+        return 0.0
+    lost = 2.0**-25 * rho if dtype == "float16" else SMALLEST[dtype]
+    # Scaling and scaling back are four more roundings in float32.
+    return (UNIT_ROUNDOFF[dtype] + gamma(4, UNIT_ROUNDOFF["float32"])) * size + np.minimum(lost, size)
 
 
 def _absolute(head: Head) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ... import losses
@@ -67,7 +68,7 @@ def _nested_cross_entropy(fused: bool) -> Case:
     return Case(
         "nested_cross_entropy" if fused else "nested_cross_entropy[fused=False]",
         function,
-        bounds.nested_cross_entropy,
+        partial(bounds.nested_cross_entropy, scaled=fused),
         CROSS_ENTROPY,
         drawn("loss", ("label_smoothing", "ignore_index", "reduction", "leading", "chunk_rows")),
         constants=lambda problem: [problem.labels],
