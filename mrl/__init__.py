@@ -7,6 +7,7 @@ Importing this imports NumPy and nothing heavier.
 from importlib import import_module
 from typing import Any
 
+from .accuracy import nested_accuracy
 from .cascade import (
     CascadePolicy,
     CascadeReport,
@@ -49,6 +50,7 @@ __all__ = [
     "fit_temperatures",
     "init_head",
     "nested",
+    "nested_accuracy",
     "nested_cross_entropy",
     "nested_logits",
     "plot_cascade",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from .heads import Array, Head, NestedHead, TiedHead
-from .nesting import Nesting
+from .nesting import Nesting, is_sequence
 from .protocol import Backend
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
@@ -45,10 +46,12 @@ def head_arrays(head: Head, nesting: Nesting) -> dict[str, Array]:
         if group is None and field == "biases":
             continue
         if not isinstance(group, (tuple, list)):
-            raise TypeError(
-                f"head.{field}: expected a tuple of one array per granularity, got {type(group).__name__}; "
-                f"write tuple({field}), or use mrl.TiedHead for a single matrix"
-            )
+            if not is_sequence(group) or hasattr(group, "dtype"):
+                raise TypeError(
+                    f"head.{field}: expected a tuple of one array per granularity, got {type(group).__name__}; "
+                    f"write tuple({field}), or use mrl.TiedHead for a single matrix"
+                )
+            group = tuple(group)  # a torch.nn.ParameterList, say
         if len(group) != len(nesting):
             raise ValueError(
                 f"head.{field}: expected one array per granularity ({len(nesting)}), got {len(group)}; "
@@ -57,6 +60,17 @@ def head_arrays(head: Head, nesting: Nesting) -> dict[str, Array]:
         for g, array in enumerate(group):
             arrays[f"head.{field}[{g}]"] = array
     return arrays
+
+
+def head_of(head: Head, nesting: Nesting, arrays: Mapping[str, Array]) -> Head:
+    """The head that :func:`head_arrays` took apart, of the arrays that have its names in ``arrays``."""
+    if isinstance(head, TiedHead):
+        return TiedHead(arrays["head.weight"], None if head.bias is None else arrays["head.bias"])
+    weights, biases = (
+        tuple(arrays[f"head.{field}[{g}]"] for g in range(len(nesting))) if group is not None else None
+        for field, group in (("weights", head.weights), ("biases", head.biases))
+    )
+    return NestedHead(weights or (), biases)
 
 
 def check_floating(name: str, array: Array) -> None:
@@ -100,8 +114,8 @@ def check_dim(name: str, dim: int, z: Array) -> None:
         raise ValueError(f"{name}: expected an integer in [1, {width}], the last axis of z, got {dim}; choose one")
 
 
-def check_head(head: Head, arrays: dict[str, Array], nesting: Nesting) -> int:
-    """The number of classes ``C`` of a head whose arrays fit the nesting."""
+def check_head(head: Head, arrays: Mapping[str, Array], nesting: Nesting, width: int) -> int:
+    """The number of classes ``C`` of a head whose arrays fit the nesting, and an embedding of ``width`` dimensions."""
     checked = None
     for name, array in arrays.items():
         if array.dtype is not checked:  # of a dozen arrays, which mostly share one
@@ -120,10 +134,15 @@ def check_head(head: Head, arrays: dict[str, Array], nesting: Nesting) -> int:
     if classes < 1:
         raise ValueError(f"{first}: expected at least one class, got shape {tuple(shape)}; add rows")
     if isinstance(head, TiedHead):
-        if columns < nesting.width:
+        if columns != width:
+            fits = classes == width
             raise ValueError(
-                f"head.weight: expected shape (C, D) with D at least {nesting.width}, got {tuple(shape)}; "
-                "widen the weight or leave out the larger granularities"
+                f"head.weight: expected shape (C, D) with D = {width}, the last axis of z, got {tuple(shape)}; "
+                + (
+                    "transpose it: a kernel of Keras or Flax is (D, C)"
+                    if fits
+                    else "slice the weight or the embedding to the columns that are meant"
+                )
             )
         if head.bias is not None:
             _expect("head.bias", head.bias, (classes,))
@@ -163,6 +182,62 @@ def check_labels(
     if values is not None and values.size and (values.min() < 0 or values.max() >= classes):
         _refuse_labels(values, classes, ignore_index, ignorable)
     return ignore_index
+
+
+def check_targets(
+    labels: Array, shape: tuple[int | None, ...], classes: int, ignore_index: int | None, backend: Backend
+) -> int | None:
+    """Labels as in :func:`check_labels`, or probabilities ``(*shape, classes)``, of which none can be ignored."""
+    got = shape_of("labels", labels)
+    if dtype_name(labels) not in FLOATING or len(got) == len(shape):
+        return check_labels(labels, shape, classes, ignore_index, backend)
+    expected = (*shape, classes)
+    if len(got) != len(expected) or not _compatible(got, expected):
+        raise ValueError(
+            f"labels: expected shape {expected}, a probability for every class, because they are {dtype_name(labels)}, "
+            f"got {tuple(got)}; give class indices in an integer dtype, or one row of C probabilities per example"
+        )
+    if ignore_index is not None:
+        raise ValueError(
+            f"ignore_index: expected None beside labels that are probabilities, got {ignore_index}; "
+            "leave rows out with a sample_weight of 0"
+        )
+    return None
+
+
+def check_weights(
+    name: str,
+    weights: Array,
+    shape: tuple[int | None, ...],
+    backend: Backend,
+    *,
+    labels: Array | None = None,
+    ignore_index: int | None = None,
+) -> None:
+    """Factors of ``shape``, floating and, where they can be seen, neither negative nor NaN nor infinite.
+
+    Those of ignored ``labels`` may be anything.
+    """
+    check_floating(name, weights)
+    got = shape_of(name, weights)
+    if len(got) != len(shape) or not _compatible(got, shape):
+        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {tuple(got)}; give one number for each")
+    values = backend.to_numpy(weights, blocking=False)
+    if values is None:
+        return
+    with np.errstate(invalid="ignore"):
+        bad = ~((values >= 0) & (values < np.inf))
+    if not bad.any():
+        return
+    known = None if labels is None else backend.to_numpy(labels, blocking=False)
+    if known is not None:
+        bad &= known != ignore_index
+    if bad.any() and (labels is None or known is not None):
+        position = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"{name}: expected finite numbers that are not negative, got {float(values[position])} "
+            f"at {_place(position)}; use 0 to leave something out"
+        )
 
 
 def check_reduction(reduction: str) -> None:
@@ -238,8 +313,11 @@ def _refuse_labels(values: Any, classes: int, ignore_index: int | None, ignorabl
     if not outside.any():
         return
     position = tuple(int(i) for i in np.argwhere(outside)[0])
-    where = f"position {position[0] if len(position) == 1 else position}" if position else "the only position"
     raise ValueError(
-        f"labels: expected values in [0, {classes}), got {int(values[position])} at {where}; correct the label"
-        + (", or name it as ignore_index" if ignorable else "")
+        f"labels: expected values in [0, {classes}), got {int(values[position])} at {_place(position)}; "
+        "correct the label" + (", or name it as ignore_index" if ignorable else "")
     )
+
+
+def _place(position: tuple[int, ...]) -> str:
+    return f"position {position[0] if len(position) == 1 else position}" if position else "the only position"

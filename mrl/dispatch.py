@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
+
+import numpy as np
 
 from .protocol import FURTHER_KERNELS, KERNELS, Backend
 
@@ -51,6 +54,38 @@ def backend_of(arguments: Mapping[str, Any], *, one_device: bool = True) -> Back
     return _load(found)
 
 
+def settle(arguments: Mapping[str, Any]) -> tuple[Backend, dict[str, Any]]:
+    """The one backend of ``arguments``, and these as arrays of its own.
+
+    What wraps an array, as ``flax.nnx.Variable`` and ``keras.Variable`` do, is opened. NumPy arrays beside those of a
+    backend that takes them, as the functions of JAX and TensorFlow do, become its own.
+
+    Raises:
+        TypeError, ValueError, ImportError: as :func:`backend_of`.
+    """
+    opened = {name: unwrap(array) for name, array in arguments.items()}
+    strange = {name: array for name, array in opened.items() if not isinstance(array, (np.ndarray, np.generic))}
+    if not 0 < len(strange) < len(opened):
+        return backend_of(opened), opened
+    backend = backend_of(strange)
+    if not hasattr(backend, "take_numpy") or "take_numpy" in getattr(backend, "lacks", ()):
+        return backend_of(opened), opened  # which says that there are two
+    beside = {name: array for name, array in opened.items() if name not in strange}
+    backend_of(beside)  # says what is no plain array
+    return backend, {name: backend.take_numpy(array) if name in beside else array for name, array in opened.items()}
+
+
+def unwrap(array: Any) -> Any:
+    """The array inside of what holds one and is none itself, told by how it gives it out; else what came."""
+    if isinstance(array, getattr(sys.modules.get("torch"), "Tensor", ())) or type(array) in _NAME_OF_TYPE:
+        return array
+    if type(array).__module__.partition(".")[0] in ROOTS:
+        return array
+    get = getattr(array, "get_value", None)
+    held = get() if callable(get) else getattr(array, "value", None)
+    return held if hasattr(held, "shape") and hasattr(held, "dtype") else array
+
+
 def backend_named(name: str) -> Backend:
     """The backend called ``name``: a built-in one or a plug-in's entry point.
 
@@ -90,6 +125,11 @@ def _check_devices(tensors: Mapping[str, Any]) -> None:
 def _remember(name: str, array: Any) -> str:
     backend = _find(type(array))
     # What is ragged, sparse or only the description of an array has a shape and a dtype too.
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: expected an array without a mask, which no framework has, got {_type_name(array)}; "
+            "fill it with array.filled(value), or leave the rows out"
+        )
     known = hasattr(array, "shape") and hasattr(array, "dtype")
     if backend is None or not known or (backend in BUILTIN and not hasattr(array, "__array__")):
         raise TypeError(

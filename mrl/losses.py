@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from . import checks
-from .dispatch import backend_of
+from .arguments import take
+from .dispatch import settle
 from .heads import Array, Head, NestedLoss
 from .nesting import Nesting
 
@@ -24,8 +25,7 @@ def truncate(z: Array, dim: int, *, normalize: bool = True) -> Array:
         normalize: divide each prefix by its norm.
 
     Returns:
-        ``(..., dim)`` in the dtype and on the device of ``z``; differentiable any number of times. Under
-        ``normalize=False`` it may share the memory of ``z``, as a slice of the framework does.
+        ``(..., dim)`` in the dtype and on the device of ``z``, in memory of its own; differentiable at will.
 
     Raises:
         TypeError: ``z`` is not a floating array, ``dim`` not an integer, ``normalize`` not a bool.
@@ -38,7 +38,8 @@ def truncate(z: Array, dim: int, *, normalize: bool = True) -> Array:
 
     Source: arXiv 2205.13147, section 3 (a prefix is an embedding) and section 4.1 (each is normalised).
     """
-    backend = backend_of({"z": z})
+    backend, given = settle({"z": z})
+    z = given["z"]
     checks.check_flag("normalize", normalize)
     dim = checks.check_integer("dim", dim, at_least=1)
     checks.check_dim("dim", dim, z)
@@ -73,10 +74,9 @@ def nested_logits(z: Array, head: Head, nesting: Nesting) -> Array:
     Source: arXiv 2205.13147, section 3, equation 1 (MRL) and its weight-tied form (MRL-E).
     """
     checks.check_nesting(nesting)
-    arrays = checks.head_arrays(head, nesting)
-    backend = backend_of({"z": z, **arrays})
-    checks.check_embedding("z", z, nesting.width)
-    checks.check_head(head, arrays, nesting)
+    backend, z, head, arrays, _ = take(z, head, nesting)
+    shape = checks.check_embedding("z", z, nesting.width)
+    checks.check_head(head, arrays, nesting, shape[-1])
     return backend.nested_logits(z, head, nesting)
 
 
@@ -88,25 +88,38 @@ def nested_cross_entropy(
     *,
     label_smoothing: float = 0.0,
     ignore_index: int | None = None,
+    sample_weight: Array | None = None,
+    class_weight: Array | None = None,
+    level_weights: Array | None = None,
     reduction: str = "mean",
     fused: bool = True,
     chunk_rows: int | None = None,
 ) -> NestedLoss:
     """The Matryoshka classification loss: a weighted *sum* of one cross-entropy per granularity, in nats.
 
-    ``total = sum_g w_g * mean_i CE(logits_g[i], y_i)`` with ``w_g = nesting.weights[g]``,
-    ``y = labels``, ``logits_g`` those of :func:`nested_logits`, and with ``s = label_smoothing``
-    ``CE = (1 - s) * (lse(logits) - logits[y]) + s * (lse(logits) - mean(logits))``.
+    ``total = sum_g w_g * mean_i CE(logits_g[i], y_i)`` with ``w_g = nesting.weights[g] * level_weights[g]``,
+    ``y = labels``, ``logits_g`` those of :func:`nested_logits`, and ``CE = sum_c u_c * (lse(logits) - logits[c])``.
+    There ``u_c = class_weight[c] * ((1 - s) * t_c + s / C)`` with ``s = label_smoothing`` and ``t`` 1 for the label and
+    0 elsewhere, or the probabilities that are given. A class with ``u_c = 0`` has no part, also where its logit is
+    minus infinity; with ``u_c > 0`` such a logit makes the loss infinite.
 
     Args:
         z: ``(..., D)`` floating embeddings, ``D >= nesting.width``.
-        head: a :class:`TiedHead` or :class:`NestedHead` with arrays of the same framework.
-        labels: ``(...)`` integer class indices in ``[0, C)``.
-        nesting: the granularities and their weights.
+        head: a :class:`TiedHead`, as wide as ``z``, or a :class:`NestedHead`, with arrays of the same framework.
+        labels: ``(...)`` integer class indices in ``[0, C)``; or ``(..., C)`` floating probabilities ``t`` (of mixed or
+            distilled targets), whose rows need not sum to 1.
+        nesting: the granularities and their weights. A granularity of weight 0 is left out, of the work too: its entry
+            of ``per_level``, which is not computed, is NaN.
         label_smoothing: the share ``s`` in ``[0, 1]`` of the target spread evenly over the classes.
         ignore_index: examples with this label take no part, whatever their embedding holds; with none
-            left the loss is 0 and so is its gradient. Any integer, in range or not.
-        reduction: ``"mean"`` over the examples in use, ``"sum"``, or ``"none"``.
+            left the loss is 0 and so is its gradient. Any integer, in range or not; ``None`` beside probabilities.
+        sample_weight: ``(...)`` floating, not negative: what each example's loss is multiplied by.
+        class_weight: ``(C,)`` floating, not negative: what each class's share of a target is multiplied by.
+        level_weights: ``(G,)`` floating, not negative: what the nesting's weights are multiplied by. Unlike those it is
+            data: weights that change from step to step compile once.
+        reduction: ``"mean"``, ``"sum"``, or ``"none"``. The mean is the sum divided by that of ``sample_weight`` times,
+            for class indices, ``class_weight[y]``, over the examples in use: their number without weights. Where that
+            is 0, so is the loss.
         fused: compute values and gradients a chunk of rows at a time, so that of a batch larger than one
             chunk ``(G, ..., C)`` never exists: differentiable once, in reverse, and under ``vmap`` in JAX only.
             ``False`` is the composed form: any order, forward mode and ``vmap``. Where JAX exports it for any number
@@ -117,13 +130,14 @@ def nested_cross_entropy(
     Returns:
         A :class:`NestedLoss` in float32 or wider: ``total`` is a scalar, or ``(...)`` under
         ``reduction="none"``; ``per_level`` is ``(G,)``, or ``(G, ...)``, unweighted and without gradient.
-        Gradients have the dtypes of their arguments.
+        Gradients have the dtypes of their arguments; only ``z`` and the head have one.
 
     Raises:
-        TypeError: arrays of two frameworks, or an argument of a wrong kind.
-        ValueError: shapes that do not fit, an option out of range, or a label out of range, with its
-            value and position. Where labels cannot be seen without waiting (traced code, accelerators)
-            the loss of such a label is NaN.
+        TypeError: arrays of two frameworks (but for NumPy's beside JAX's or TensorFlow's, which are taken), or an
+            argument of a wrong kind.
+        ValueError: shapes that do not fit, an option out of range, or a label out of range, or a weight below 0 or not
+            finite, with its value and position. Where they cannot be seen without waiting (traced code, accelerators)
+            the loss of such a label, or with a weight that is negative or NaN, is NaN.
         RuntimeError, TypeError: of PyTorch and of the others, where the fused form is asked for more than one
             derivative in reverse. The message names ``fused=False``, but for those of JAX about what is already traced
             (``jit``, ``scan``, ``linearize``) and of PyTorch about compiled code.
@@ -136,11 +150,19 @@ def nested_cross_entropy(
         >>> bool(np.isclose(loss.total, 1.5 * np.log(4))), loss.per_level.shape
         (True, (2,))
 
-    Source: arXiv 2205.13147, equation 1.
+    Source: arXiv 2205.13147, equation 1; class weights, probabilities, smoothing as in PyTorch's ``F.cross_entropy``.
     """
     checks.check_nesting(nesting)
-    arrays = checks.head_arrays(head, nesting)
-    backend = backend_of({"z": z, **arrays, "labels": labels})
+    given = take(
+        z,
+        head,
+        nesting,
+        labels=labels,
+        sample_weight=sample_weight,
+        class_weight=class_weight,
+        level_weights=level_weights,
+    )
+    backend, labels = given.backend, given.others["labels"]
     checks.check_reduction(reduction)
     checks.check_flag("fused", fused)
     label_smoothing = checks.check_label_smoothing(label_smoothing)
@@ -148,16 +170,25 @@ def nested_cross_entropy(
         ignore_index = checks.check_integer("ignore_index", ignore_index)
     if chunk_rows is not None:
         chunk_rows = checks.check_integer("chunk_rows", chunk_rows, at_least=1)
-    shape = checks.check_embedding("z", z, nesting.width)
-    classes = checks.check_head(head, arrays, nesting)
-    ignore_index = checks.check_labels(labels, shape[:-1], classes, ignore_index, backend)
+    shape = checks.check_embedding("z", given.z, nesting.width)
+    classes = checks.check_head(given.head, given.arrays, nesting, shape[-1])
+    ignore_index = checks.check_targets(labels, shape[:-1], classes, ignore_index, backend)
+    expected = {"sample_weight": shape[:-1], "class_weight": (classes,), "level_weights": (len(nesting),)}
+    weights = {name: given.others[name] for name in expected}
+    for name, array in weights.items():
+        if array is not None:
+            ignored = name == "sample_weight" and ignore_index is not None
+            checks.check_weights(
+                name, array, expected[name], backend, labels=labels if ignored else None, ignore_index=ignore_index
+            )
     return backend.nested_cross_entropy(
-        z,
-        head,
+        given.z,
+        given.head,
         labels,
         nesting,
         label_smoothing=label_smoothing,
         ignore_index=ignore_index,
+        **{name: array for name, array in weights.items() if array is not None},
         reduction=reduction,
         fused=bool(fused),
         chunk_rows=chunk_rows,
@@ -169,7 +200,8 @@ def nested(loss: Callable[..., Any], nesting: Nesting, *, normalize: bool = Fals
 
     ``nested_loss(z, *args, **kw) = sum_g w_g * loss(z[..., :m_g], *args, **kw)``, the prefix passed
     through :func:`truncate` under ``normalize=True``. Whatever ``loss`` returns is added up: a scalar, or
-    one value per example.
+    one value per example. Every prefix is in memory of its own, so that ``loss`` may work in place; it is not called
+    for granularities of weight 0.
 
     Args:
         loss: called as ``loss(prefix, *args, **kw)`` once per granularity.
@@ -198,10 +230,12 @@ def nested(loss: Callable[..., Any], nesting: Nesting, *, normalize: bool = Fals
     checks.check_flag("normalize", normalize)
 
     def nested_loss(z: Array, *args: Any, **kw: Any) -> Any:
-        backend = backend_of({"z": z})
+        backend, given = settle({"z": z})
+        z = given["z"]
         checks.check_embedding("z", z, nesting.width)
         total: Any = None
-        for dim, weight in zip(nesting.dims, nesting.weights, strict=True):
+        for g in nesting.levels_in_use:
+            dim, weight = nesting.dims[g], nesting.weights[g]
             prefix = backend.truncate(z, dim, normalize=bool(normalize))
             value = loss(prefix, *args, **kw)
             if value is None or isinstance(value, (tuple, list, dict)):

@@ -21,12 +21,13 @@ class Nesting:
 
     Args:
         dims: strictly increasing positive integers, in dimensions.
-        weights: one finite non-negative number per granularity; ``None`` gives every granularity 1.0.
+        weights: one finite non-negative number per granularity; ``None`` gives every granularity 1.0. A granularity
+            of weight 0 is left out of losses: of their total, of its gradient and of the work.
 
     Raises:
         TypeError: ``dims`` or ``weights`` hold something that is not a number of the right kind.
         ValueError: ``dims`` are empty, not positive or not strictly increasing; ``weights`` are negative,
-            not finite, or not one per granularity.
+            not finite, not one per granularity, or all zero.
 
     Example:
         >>> import mrl
@@ -86,6 +87,17 @@ class Nesting:
         """The half-open column ranges ``(m_{g-1}, m_g)`` that each granularity adds to the one before."""
         return tuple(zip((0, *self.dims[:-1]), self.dims, strict=True))
 
+    @property
+    def levels_in_use(self) -> tuple[int, ...]:
+        """The indices of the granularities whose weight is not zero: the others are left out of a loss.
+
+        Example:
+            >>> import mrl
+            >>> mrl.Nesting((8, 16, 32), weights=(1.0, 0.0, 2.0)).levels_in_use
+            (0, 2)
+        """
+        return tuple(g for g, weight in enumerate(self.weights) if weight)
+
     def __len__(self) -> int:
         """The number of granularities ``G``."""
         return len(self.dims)
@@ -143,6 +155,8 @@ def _weights(weights: Iterable[float] | None, count: int) -> tuple[float, ...]:
     checked = tuple(_weight(value, g) for g, value in enumerate(weights))
     if len(checked) != count:
         raise ValueError(f"weights: expected one per granularity ({count}), got {len(checked)}; match dims")
+    if not any(checked):
+        raise ValueError("weights: expected at least one above zero, got none; of such a nesting no loss is left")
     return checked
 
 

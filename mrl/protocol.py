@@ -10,7 +10,7 @@ from .nesting import Nesting
 KERNELS = ("truncate", "nested_logits", "nested_cross_entropy", "from_numpy", "to_numpy")
 """The names that every backend exports."""
 
-FURTHER_KERNELS = ("cascade_exit", "cascade_predict", "devices")
+FURTHER_KERNELS = ("nested_accuracy", "cascade_exit", "cascade_predict", "devices", "take_numpy")
 """The names that a third-party backend may leave out: who calls such a function is told."""
 
 
@@ -42,13 +42,14 @@ class Backend(Protocol):
     """A module (or any object) with these functions.
 
     A backend never validates, has no defaults and reads no globals: what reaches it has been checked, but
-    for values that cannot be seen without waiting for a device. Products accumulate in float32 or wider;
-    logits and losses are float32 for half-precision inputs; gradients have the input's dtype. The values
-    are those of :mod:`mrl.spec`, within the bounds of :mod:`mrl.testing.bounds`.
+    for values that cannot be seen without waiting for a device. Products are as precise as the framework is set to
+    make them, and accumulate in float32 or wider; logits and losses are float32 for half-precision inputs; gradients
+    have the input's dtype, and nothing but ``z`` and the head has one. The values are those of :mod:`mrl.spec`, within
+    the bounds of :mod:`mrl.testing.bounds`.
     """
 
     def truncate(self, z: Array, dim: int, *, normalize: bool) -> Array:
-        """:func:`mrl.spec.truncate` in the dtype of ``z``, differentiable."""
+        """:func:`mrl.spec.truncate` in the dtype of ``z``, differentiable; never a view of ``z``."""
 
     def nested_logits(self, z: Array, head: Head, nesting: Nesting) -> Array:
         """:func:`mrl.spec.nested_logits`, differentiable any number of times."""
@@ -62,14 +63,25 @@ class Backend(Protocol):
         *,
         label_smoothing: float,
         ignore_index: int | None,
+        sample_weight: Array | None,
+        class_weight: Array | None,
+        level_weights: Array | None,
         reduction: str,
         fused: bool,
         chunk_rows: int | None,
     ) -> NestedLoss:
         """:func:`mrl.spec.nested_cross_entropy`.
 
-        Labels out of range that nobody could see give NaN. ``fused=True`` may refuse a second derivative,
-        with an error that names ``fused=False``; it must never give a wrong one.
+        Labels out of range, and weights below zero, that nobody could see give NaN. ``fused=True`` may refuse a second
+        derivative, with an error that names ``fused=False``; it must never give a wrong one.
+        """
+
+    def nested_accuracy(
+        self, logits: Array, labels: Array, *, topk: tuple[int, ...], ignore_index: int | None
+    ) -> Array:
+        """:func:`mrl.spec.nested_accuracy` in float32 or wider.
+
+        A label out of range that nobody could see gives NaN.
         """
 
     def cascade_exit(self, probabilities: Array, policy: Policy, *, logits: bool) -> Any:
@@ -83,6 +95,12 @@ class Backend(Protocol):
 
     def from_numpy(self, array: Any, *, dtype: str | None, device: Any) -> Array:
         """An array of this backend from a NumPy one, or from any that speaks DLPack, without a copy if it can."""
+
+    def take_numpy(self, array: Any) -> Array:
+        """An array of this backend for a NumPy one that stands beside some, as the framework's own functions take it.
+
+        A backend without it wants its own arrays only.
+        """
 
     def to_numpy(self, array: Array, *, blocking: bool) -> Any:
         """The values as NumPy, without a copy if it can.

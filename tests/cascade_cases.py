@@ -8,7 +8,7 @@ from mrl.dispatch import backend_named
 
 RNG = np.random.default_rng(11)
 Z = RNG.normal(size=(23, 7)).astype(np.float32)
-WEIGHT, BIAS = RNG.normal(size=(5, 6)).astype(np.float32), RNG.normal(size=5).astype(np.float32)
+WEIGHT, BIAS = RNG.normal(size=(5, 7)).astype(np.float32), RNG.normal(size=5).astype(np.float32)
 DIMS = (2, 3, 6)
 POLICY = mrl.CascadePolicy((0.7, 0.5), DIMS, temperatures=(1.0, 0.5, 1.0))
 TIED = mrl.TiedHead(WEIGHT, BIAS)

@@ -11,8 +11,10 @@ def test_numpy_and_its_subclasses() -> None:
     class Mine(np.ndarray):
         pass
 
-    for array in (np.ones(2), np.ones(2).view(Mine), np.float32(1), np.ma.ones(2)):
+    for array in (np.ones(2), np.ones(2).view(Mine), np.float32(1)):
         assert backend_of({"x": array}) is backend_named("numpy")
+    with pytest.raises(TypeError, match=r"x: expected an array without a mask.*fill it with array\.filled"):
+        backend_of({"x": np.ma.ones(2)})
 
 
 def test_torch_and_its_subclasses(backend_torch: None) -> None:

@@ -81,7 +81,14 @@ BAD_CALLS = [
     ("a narrow z", {"z": (3, 3)}, ValueError, r"z: expected shape \(\.\.\., D\) with D at least 4, got \(3, 3\)"),
     ("a scalar z", {"z": ()}, ValueError, r"z: expected shape"),
     ("an integer z", {"z_dtype": "int32"}, TypeError, r"z: expected a dtype of .*float32.*, got int32"),
-    ("a narrow weight", {"weight": (3, 3)}, ValueError, r"head\.weight: expected shape \(C, D\) with D at least 4"),
+    (
+        "a narrow weight",
+        {"weight": (3, 3)},
+        ValueError,
+        r"head\.weight: expected shape \(C, D\) with D = 4, the last axis of z",
+    ),
+    ("a wide weight", {"weight": (3, 9)}, ValueError, r"head\.weight: .* got \(3, 9\); slice the weight"),
+    ("a kernel", {"weight": (4, 10)}, ValueError, r"head\.weight: .* got \(4, 10\); transpose it"),
     ("a flat weight", {"weight": (4,)}, ValueError, r"head\.weight: expected shape \(C, D\)"),
     ("no class", {"weight": (0, 4), "bias": (0,)}, ValueError, r"head\.weight: expected at least one class"),
     ("an integer weight", {"weight_dtype": "int32"}, TypeError, r"head\.weight: expected a dtype of"),
@@ -95,6 +102,35 @@ BAD_CALLS = [
     ("a float ignore_index", {"ignore_index": 1.0}, TypeError, r"ignore_index: expected an integer"),
     ("a bool ignore_index", {"ignore_index": True}, TypeError, r"ignore_index: expected an integer"),
     ("fused as text", {"fused": "yes"}, TypeError, r"fused: expected True or False"),
+    ("few probabilities", {"labels": [[0.5, 0.5]] * 3, "labels_dtype": "float32"}, ValueError, r"labels: .*\(3, 3\)"),
+    (
+        "ignored probabilities",
+        {"labels": [[0.5, 0.5, 0.0]] * 3, "labels_dtype": "float32", "ignore_index": -100},
+        ValueError,
+        r"ignore_index: expected None beside labels that are probabilities",
+    ),
+    ("integer weights", {"sample_weight": ([1, 1, 1], "int32")}, TypeError, r"sample_weight: expected a dtype of"),
+    (
+        "few weights",
+        {"sample_weight": ([1, 1], "float32")},
+        ValueError,
+        r"sample_weight: expected shape \(3,\), got \(2,\)",
+    ),
+    (
+        "a negative weight",
+        {"sample_weight": ([1, -1, 1], "float32")},
+        ValueError,
+        r"sample_weight: expected finite numbers that are not negative, got -1.0 at position 1",
+    ),
+    (
+        "a NaN weight",
+        {"class_weight": ([1, 1, math.nan], "float32")},
+        ValueError,
+        r"class_weight: .* got nan at position 2",
+    ),
+    ("few class weights", {"class_weight": ([1, 1], "float32")}, ValueError, r"class_weight: expected shape \(3,\)"),
+    ("few level weights", {"level_weights": ([1], "float32")}, ValueError, r"level_weights: expected shape \(2,\)"),
+    ("an endless weight", {"level_weights": ([1, math.inf], "float32")}, ValueError, r"level_weights: .* got inf"),
     ("no chunk", {"chunk_rows": 0}, ValueError, r"chunk_rows: expected an integer of at least 1, got 0"),
     ("a float chunk", {"chunk_rows": 2.5}, TypeError, r"chunk_rows: expected an integer"),
     ("dims for a nesting", {"nesting": (2, 4)}, TypeError, r"nesting: expected an mrl\.Nesting"),
@@ -114,8 +150,16 @@ def test_nested_cross_entropy_refuses(make, fused: bool, change: dict, error: ty
     weight = zeros(make, *change.pop("weight", (3, 4)), dtype=change.pop("weight_dtype", "float32"))
     head = mrl.TiedHead(weight, zeros(make, *change.pop("bias", (3,))))
     head = weight if change.pop("head", None) else head
+    change = {name: make(*value) if name.endswith(("weight", "weights")) else value for name, value in change.items()}
     with pytest.raises(error, match=message):
         mrl.nested_cross_entropy(z, head, labels, change.pop("nesting", NESTING), **{"fused": fused, **change})
+
+
+def test_the_weight_of_an_ignored_row_may_be_anything(make) -> None:
+    z, head, labels = zeros(make, 3, 4), mrl.TiedHead(zeros(make, 3, 4)), make([0, -100, 2], "int32")
+    weights = make([1.0, math.nan, 3.0], "float32")
+    loss = mrl.nested_cross_entropy(z, head, labels, NESTING, ignore_index=-100, sample_weight=weights)
+    assert float(loss.total) == pytest.approx(2 * math.log(3))
 
 
 def test_a_label_out_of_range_is_found_in_any_shape(make, widest_bits: int) -> None:

@@ -27,6 +27,9 @@ def nested_cross_entropy(
     *,
     label_smoothing: float,
     ignore_index: int | None,
+    sample_weight: np.ndarray | None = None,
+    class_weight: np.ndarray | None = None,
+    level_weights: np.ndarray | None = None,
     reduction: str,
     fused: bool,
     chunk_rows: int | None,
@@ -39,7 +42,17 @@ def nested_cross_entropy(
         nesting,
         label_smoothing=label_smoothing,
         ignore_index=ignore_index,
+        sample_weight=sample_weight,
+        class_weight=class_weight,
+        level_weights=level_weights,
         reduction=reduction,
     )
     dtype = accumulation_dtype(z, head)
     return NestedLoss(np.asarray(loss.total).astype(dtype)[()], loss.per_level.astype(dtype))
+
+
+def nested_accuracy(
+    logits: np.ndarray, labels: np.ndarray, *, topk: tuple[int, ...], ignore_index: int | None
+) -> np.ndarray:
+    shares = spec.nested_accuracy(logits, labels, topk=topk, ignore_index=ignore_index)
+    return shares.astype(np.float64 if logits.dtype == np.float64 else np.float32)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from .. import checks
-from ..dispatch import backend_of
+from ..arguments import take
+from ..dispatch import settle
 from ..heads import Array, Head
 from .policy import CascadePolicy, CascadeResult, check_policy
 
@@ -49,7 +50,8 @@ def cascade_exit(probabilities: Array, policy: CascadePolicy, *, logits: bool = 
     Source: arXiv 2205.13147, section 4.2.1 and appendix D.1.
     """
     check_policy(policy)
-    backend = backend_of({"probabilities": probabilities})
+    backend, given = settle({"probabilities": probabilities})
+    probabilities = given["probabilities"]
     checks.check_flag("logits", logits)
     check_levels("probabilities", probabilities, len(policy))
     if not logits:
@@ -98,12 +100,11 @@ def cascade_predict(z: Array, head: Head, policy: CascadePolicy, *, chunk_rows: 
     Source: arXiv 2205.13147, section 4.2.1.
     """
     check_policy(policy)
-    arrays = checks.head_arrays(head, policy.nesting)
-    backend = backend_of({"z": z, **arrays})
+    backend, z, head, arrays, _ = take(z, head, policy.nesting)
     if chunk_rows is not None:
         chunk_rows = checks.check_integer("chunk_rows", chunk_rows, at_least=1)
-    checks.check_embedding("z", z, policy.nesting.width)
-    checks.check_head(head, arrays, policy.nesting)
+    shape = checks.check_embedding("z", z, policy.nesting.width)
+    checks.check_head(head, arrays, policy.nesting, shape[-1])
     return backend.cascade_predict(z, head, policy, chunk_rows=chunk_rows)
 
 

@@ -9,6 +9,7 @@ against central differences.
 ``sum(upstream * op(...))``. Arguments are not checked: that is done above, where users call.
 """
 
+from .accuracy import nested_accuracy
 from .cascade import cascade_exit, cascade_predict, confidence
 from .cross_entropy import nested_cross_entropy, nested_cross_entropy_vjp
 from .logits import nested_logits, nested_logits_vjp
@@ -19,6 +20,7 @@ __all__ = [
     "cascade_exit",
     "cascade_predict",
     "confidence",
+    "nested_accuracy",
     "nested_cross_entropy",
     "nested_cross_entropy_vjp",
     "nested_logits",

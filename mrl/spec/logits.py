@@ -13,6 +13,7 @@ from ..nesting import Nesting
 Float = NDArray[np.float64]
 
 
+@np.errstate(all="ignore")
 def nested_logits(z: ArrayLike, head: Head, nesting: Nesting) -> Float:
     """The logits of every granularity, ``logits[g] = z[..., :m_g] @ W_g.T + b_g``.
 
@@ -35,6 +36,7 @@ def nested_logits(z: ArrayLike, head: Head, nesting: Nesting) -> Float:
     return np.stack([_affine(z[..., :m], weight, bias) for m, weight, bias in classifiers(head, nesting)])
 
 
+@np.errstate(all="ignore")
 def nested_logits_vjp(z: ArrayLike, head: Head, nesting: Nesting, upstream: ArrayLike) -> tuple[Float, Head]:
     """Gradients of ``sum(upstream * nested_logits(z, head, nesting))`` for ``z`` and the head.
 

@@ -11,6 +11,7 @@ SMALLEST_NORM = 1e-12
 """A prefix whose norm is at most this becomes zero, with a zero gradient."""
 
 
+@np.errstate(all="ignore")
 def truncate(z: ArrayLike, dim: int, *, normalize: bool = True) -> Float:
     """The first ``dim`` dimensions: ``x = z[..., :dim]``, or ``x / ||x||``; zeros where ``||x|| <= 1e-12``.
 
@@ -38,6 +39,7 @@ def truncate(z: ArrayLike, dim: int, *, normalize: bool = True) -> Float:
     return prefix
 
 
+@np.errstate(all="ignore")
 def truncate_vjp(z: ArrayLike, dim: int, upstream: ArrayLike, *, normalize: bool = True) -> Float:
     """The gradient of ``sum(upstream * truncate(z, dim))``: ``dx = (u - y (y . u)) / ||x||`` with ``y = x / ||x||``.
 
@@ -77,5 +79,4 @@ def _norm(x: Float) -> Float:
     # Scaling by the largest entry keeps the squares of huge and tiny float64 entries in range.
     largest = np.max(np.abs(x), axis=-1, keepdims=True)
     scale = np.where(largest > 0, largest, 1.0)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(scale * np.sqrt(np.sum((x / scale) ** 2, axis=-1, keepdims=True)))
+    return np.asarray(scale * np.sqrt(np.sum((x / scale) ** 2, axis=-1, keepdims=True)))
