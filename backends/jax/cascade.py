@@ -131,6 +131,7 @@ def _walk(
 
 def _given(values: Array, policy: CascadePolicy, g: int, logits: bool) -> Array:
     """The confidence of level ``g`` of given logits or probabilities."""
+    values = values if logits else values.clip(0, 1)
     if logits or policy.temperatures[g] != 1:
         return _confidence(values if logits else jnp.log(values), policy.confidence, _normal(policy.temperatures[g]))
     # XLA's maximum on a CPU takes a number for larger than NaN in arrays that are not small.

@@ -232,6 +232,7 @@ def _picker(z: tf.Tensor, start: int, stop: int) -> Callable[[tf.Tensor], tf.Ten
 def _given(values: tf.Tensor, policy: CascadePolicy, g: int, logits: bool) -> tf.Tensor:
     """The confidence of level ``g`` of given logits or probabilities."""
     temperature = None if policy.temperatures[g] == 1 else policy.temperatures[g]
+    values = values if logits else tf.clip_by_value(values, 0, 1)
     if logits or temperature is not None:
         return _confidence(values if logits else tf.math.log(values), policy.confidence, temperature)
     return _reduce(values, values, policy.confidence, tf.reduce_any(tf.math.is_nan(values), -1))

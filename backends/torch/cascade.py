@@ -157,6 +157,7 @@ def _given(values: Tensor, policy: CascadePolicy, g: int, logits: bool) -> Tenso
     """The confidence of level ``g`` of given logits or probabilities."""
     if logits:
         return _confidence(values, policy.confidence, policy.temperatures[g], None)
+    values = values.clamp(0, 1)
     if policy.temperatures[g] != 1:
         return _confidence(values.log(), policy.confidence, policy.temperatures[g], None)
     return _reduce(values, values, policy.confidence)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..heads import Array
 from .outcomes import Outcomes
 from .policy import CascadePolicy, check_policy
@@ -49,8 +51,8 @@ def cascade_curve(
 
     Args:
         probabilities: ``(G, ..., C)`` floating, of any framework; or ``(confidence, correct)`` as in
-            :func:`fit_cascade`. ``G`` is the number of levels of the longest policy.
-        labels: ``(...)`` integer class indices; ``None`` with a pair.
+            :func:`fit_cascade`. ``G`` is at least the number of levels of the longest policy.
+        labels: ``(...)`` integer class indices of any framework, or a list; ``None`` with a pair.
         policies: at least one, all with the same dims or the first of them.
         logits: ``probabilities`` are logits.
         confidence_level: of the intervals, between 0 and 1.
@@ -60,7 +62,7 @@ def cascade_curve(
         One :class:`CurvePoint` per policy, as :func:`cascade_report` would find them.
 
     Raises:
-        TypeError: arrays of two frameworks, traced arrays, or something that is no policy.
+        TypeError: traced arrays, or something that is no policy.
         ValueError: no policy, policies of different dims, shapes that do not fit, labels out of range.
 
     Example:
@@ -77,6 +79,7 @@ def cascade_curve(
     return [CurvePoint(p, r.expected_dim, r.cumulative_dim, r.accuracy) for p, r, _ in reports]
 
 
+@np.errstate(all="ignore")
 def reports_of(
     probabilities: Any,
     labels: Any,

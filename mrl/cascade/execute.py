@@ -13,7 +13,8 @@ from ..heads import Array, Head
 from .policy import CascadePolicy, CascadeResult, check_policy
 
 TOLERANCE = {"float16": 1e-2, "bfloat16": 2e-2, "float32": 1e-3, "float64": 1e-3}
-"""How far the probabilities of a row may sum from 1, by dtype: many rounded terms add up."""
+"""How far probabilities and confidences may lie outside [0, 1], and a row's sum from 1, by dtype: many rounded terms
+add up, and other libraries' softmax rounds as it likes."""
 
 
 def cascade_exit(probabilities: Array, policy: CascadePolicy, *, logits: bool = False) -> CascadeResult:
@@ -25,10 +26,10 @@ def cascade_exit(probabilities: Array, policy: CascadePolicy, *, logits: bool = 
     level before accepted is labelled -1. Any NaN in a row makes its confidence NaN.
 
     Args:
-        probabilities: ``(G, ..., C)`` floating, of any framework: the softmax of each level; rows that do not
-            sum to 1 within 1e-3 (1e-2 in float16, 2e-2 in bfloat16) are refused where they can be seen.
-            With a policy's temperature ``T`` they count as ``p^(1/T) / sum p^(1/T)``, that is
-            ``softmax(logits / T)``.
+        probabilities: ``(G, ..., C)`` floating, of any framework: the softmax of each level. Entries further than
+            1e-3 (1e-2 in float16, 2e-2 in bfloat16) from [0, 1], and rows whose sum is as far from 1, are refused
+            where they can be seen; nearer ones are rounding, and count as the nearest of [0, 1]. With a policy's
+            temperature ``T`` they count as ``p^(1/T) / sum p^(1/T)``, that is ``softmax(logits / T)``.
         policy: the policy, with ``G`` levels.
         logits: ``probabilities`` are logits.
 
@@ -108,29 +109,35 @@ def cascade_predict(z: Array, head: Head, policy: CascadePolicy, *, chunk_rows: 
     return backend.cascade_predict(z, head, policy, chunk_rows=chunk_rows)
 
 
-def check_levels(name: str, values: Array, levels: int) -> tuple[int | None, ...]:
-    """The shape of ``values``, ``(levels, ..., C)`` with at least one class and a floating dtype."""
+def check_levels(name: str, values: Array, levels: int, *, more: bool = False) -> tuple[int | None, ...]:
+    """The shape of ``values``, ``(levels, ..., C)``, or ``more`` levels, with a class at least and a floating dtype."""
     checks.check_floating(name, values)
     shape = checks.shape_of(name, values)
-    if len(shape) < 2 or shape[0] != levels or shape[-1] is None or shape[-1] < 1:
+    if len(shape) < 2 or not fits(shape[0], levels, more) or shape[-1] is None or shape[-1] < 1:
         raise ValueError(
-            f"{name}: expected shape (G, ..., C) with G = {levels} levels and C at least 1, got {tuple(shape)}; "
-            "stack one array per level of the policy"
+            f"{name}: expected shape (G, ..., C) with G {'at least' if more else '='} {levels} levels and C at least "
+            f"1, got {tuple(shape)}; stack one array per level of the policy"
         )
     return shape
+
+
+def fits(count: int | None, levels: int, more: bool) -> bool:
+    return count is not None and (count >= levels if more else count == levels)
 
 
 def check_probabilities(level: Any, dtype: str, g: int) -> None:
     """Rows of probabilities; NaN is let through, and never accepts."""
     values = np.asarray(level)
     values = values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
-    with np.errstate(invalid="ignore"):
-        bad = (values.min(-1) < 0) | (np.abs(values.sum(-1) - 1) > TOLERANCE[dtype])
-    if bad.any():
+    near = TOLERANCE[dtype]
+    with np.errstate(all="ignore"):
+        bad = (values.min(-1) < -near) | (values.max(-1) > 1 + near) | (np.abs(values.sum(-1) - 1) > near)
+        if not bad.any():
+            return
         position = tuple(int(i) for i in np.argwhere(bad)[0])
         row = values[position]
         raise ValueError(
-            f"probabilities: expected rows in [0, 1] that sum to 1 within {TOLERANCE[dtype]}, got level {g}, row "
-            f"{position[0] if len(position) == 1 else position} with smallest entry {row.min():.6g} and sum "
-            f"{row.sum():.6g}; pass logits=True for logits, or apply softmax first"
+            f"probabilities: expected rows in [0, 1] that sum to 1, both within {near}, got level {g}, row "
+            f"{position[0] if len(position) == 1 else position} with entries from {row.min():.6g} to {row.max():.6g} "
+            f"and sum {row.sum():.6g}; pass logits=True for logits, or apply softmax first"
         )

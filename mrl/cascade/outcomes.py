@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .. import checks, spec
 from ..dispatch import backend_of
 from ..heads import Array
-from .execute import TOLERANCE, check_levels, check_probabilities
+from .execute import TOLERANCE, check_levels, check_probabilities, fits
 from .policy import check_confidence, check_temperatures
 
 Float = NDArray[np.float64]
@@ -48,15 +48,17 @@ def measure(
     confidence: str,
     temperatures: Sequence[float] | None,
     logits: bool,
+    more: bool = False,
 ) -> Outcomes:
     """The outcomes of ``probabilities`` ``(levels, ..., C)``, or of a pair ``(confidence, correct)``.
 
-    An answer of a level whose confidence is NaN counts as wrong, as a cascade would label it -1.
+    With ``more`` of levels that there are it is the first of them. An answer of a level whose confidence is NaN counts
+    as wrong, as a cascade would label it -1.
     """
     check_confidence(confidence)
     if isinstance(probabilities, (tuple, list)):
-        return _given(probabilities, labels, levels, temperatures, logits)
-    values, y = host_examples("probabilities", probabilities, labels, levels)
+        return _given(probabilities, labels, levels, temperatures, logits, more)
+    values, y = host_examples("probabilities", probabilities, labels, levels, more=more)
     scales = check_temperatures(temperatures, levels)
     checks.check_flag("logits", logits)
     found, right = np.empty((levels, len(y))), np.empty((levels, len(y)), bool)
@@ -72,26 +74,38 @@ def measure(
     return Outcomes(found, right & ~np.isnan(found), int(values.shape[-1]))
 
 
-def host_examples(name: str, values: Array, labels: Array | None, levels: int) -> tuple[Any, NDArray[np.int64]]:
+def host_examples(
+    name: str, values: Array, labels: Array | None, levels: int, *, more: bool = False
+) -> tuple[Any, NDArray[np.int64]]:
     """``values`` as a NumPy array ``(levels, N, C)`` and the labels ``(N,)``, after checking both."""
     if labels is None:
         raise TypeError(f"labels: expected one class index per example, got None; only a pair {PAIR} goes without")
-    backend = backend_of({name: values, "labels": labels}, one_device=False)
-    shape = check_levels(name, values, levels)
-    host = to_host(name, values)
+    backend_of({name: values})
+    shape = check_levels(name, values, levels, more=more)
+    host, y = to_host(name, values)[:levels], _host_labels(labels)
     lead, classes = host.shape[1:-1], host.shape[-1]
-    if checks.shape_of("labels", labels) != tuple(lead):
+    if y.shape != lead:
         raise ValueError(
-            f"labels: expected shape {tuple(lead)}, one class index per example of {name} {tuple(shape)}, got "
-            f"{tuple(labels.shape)}; give one label per example"
+            f"labels: expected shape {lead}, one class index per example of {name} {tuple(shape)}, got {y.shape}; "
+            "give one label per example"
         )
-    checks.check_labels(labels, lead, classes, None, backend, ignorable=False)
-    y = to_host("labels", labels).astype(np.int64).reshape(-1)
-    if y.size and (y.min() < 0 or y.max() >= classes):  # of an accelerator, which the check above does not wait for
-        raise ValueError(f"labels: expected values in [0, {classes}), got {y.min()} to {y.max()}; correct the labels")
+    checks.check_labels(y, lead, classes, None, backend_of({"labels": y}), ignorable=False)
     if y.size == 0:
-        raise ValueError(f"labels: expected at least one example, got shape {tuple(lead)}; fit and report on data")
-    return host.reshape(levels, math.prod(lead), classes), y
+        raise ValueError(f"labels: expected at least one example, got shape {lead}; fit and report on data")
+    return host.reshape(levels, math.prod(lead), classes), y.astype(np.int64).reshape(-1)
+
+
+def _host_labels(labels: Any) -> NDArray[Any]:
+    """Labels of any framework, whichever the values are of: both are only read. A list of integers does too."""
+    if not isinstance(labels, (list, tuple)):
+        return np.asarray(to_host("labels", labels))
+    try:
+        host = np.asarray(labels)
+    except ValueError as error:
+        raise ValueError(
+            f"labels: expected one class index per example, got a ragged list ({error}); align it"
+        ) from error
+    return host if host.size else host.astype(np.int64)
 
 
 PAIR = "(confidence, correct)"
@@ -110,7 +124,7 @@ def to_host(name: str, array: Array) -> Any:
 
 
 def _given(
-    pair: Sequence[Any], labels: Any, levels: int, temperatures: Sequence[float] | None, logits: bool
+    pair: Sequence[Any], labels: Any, levels: int, temperatures: Sequence[float] | None, logits: bool, more: bool
 ) -> Outcomes:
     if len(pair) != 2:
         raise ValueError(f"probabilities: expected an array or a pair {PAIR}, got {len(pair)} items; stack the levels")
@@ -121,29 +135,31 @@ def _given(
                 "confidences are final, pass probabilities to have them computed"
             )
     confidence, correct = pair
-    backend_of({"confidence": confidence, "correct": correct}, one_device=False)
+    for name, value in (("confidence", confidence), ("correct", correct)):
+        backend_of({name: value})
     checks.check_floating("confidence", confidence)
     if checks.dtype_name(correct) != "bool":
         raise TypeError(f"correct: expected bools, got {checks.dtype_name(correct)}; write answers == labels")
     found, right = (to_host(name, value) for name, value in (("confidence", confidence), ("correct", correct)))
     for name, value in (("confidence", found), ("correct", right)):
-        if value.ndim < 2 or value.shape[0] != levels or value.shape != found.shape:
+        if value.ndim < 2 or not fits(value.shape[0], levels, more) or value.shape != found.shape:
             raise ValueError(
-                f"{name}: expected shape (G, N) with G = {levels} levels, the same for both of {PAIR}, got "
-                f"{value.shape}; stack one row per level"
+                f"{name}: expected shape (G, N) with G {'at least' if more else '='} {levels} levels, the same for "
+                f"both of {PAIR}, got {value.shape}; stack one row per level"
             )
-    found, right = found.astype(np.float64).reshape(levels, -1), right.reshape(levels, -1)
+    examples = math.prod(found.shape[1:])
+    found, right = (value[:levels].reshape(levels, examples) for value in (found.astype(np.float64), right))
     tolerance = TOLERANCE[checks.dtype_name(confidence)]
     outside = (found < -tolerance) | (found > 1 + tolerance)  # false for NaN, which never accepts
     if outside.any():
         g, i = (int(k) for k in np.argwhere(outside)[0])
         raise ValueError(
-            f"confidence: expected numbers in [0, 1], got {found[g, i]:.6g} at level {g}, example {i}; "
-            "give the largest probability, say, and not the largest logit"
+            f"confidence: expected numbers in [0, 1] within {tolerance}, got {found[g, i]:.6g} at level {g}, example "
+            f"{i}; give the largest probability, say, and not the largest logit"
         )
     if found.shape[1] == 0:
         raise ValueError(f"confidence: expected at least one example, got shape {found.shape}; fit and report on data")
-    return Outcomes(found, right & ~np.isnan(found))
+    return Outcomes(np.clip(found, 0, 1), right & ~np.isnan(found))
 
 
 def accepted_level(confidence: Float, thresholds: Sequence[float]) -> NDArray[np.int64]:

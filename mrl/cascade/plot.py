@@ -39,7 +39,7 @@ def plot_cascade(
     Args:
         probabilities: ``(G, ..., C)`` floating, of any framework; or ``(confidence, correct)`` as in
             :func:`fit_cascade`.
-        labels: ``(...)`` integer class indices; ``None`` with a pair.
+        labels: ``(...)`` integer class indices of any framework, or a list; ``None`` with a pair.
         policies: names for the legend to policies or sequences of them, all with the same dims or the first of them;
             the longest has ``G`` levels.
         logits: ``probabilities`` are logits.

@@ -251,8 +251,9 @@ def _remake(thresholds: Any, dims: Any, confidence: str, temperatures: Any, fitt
 
 
 def _round_down(threshold: float) -> float:
-    rounded = np.float32(threshold)
-    return float(np.nextafter(rounded, np.float32(-1)) if float(rounded) > threshold else rounded)
+    with np.errstate(under="ignore"):
+        rounded = np.float32(threshold)
+        return float(np.nextafter(rounded, np.float32(-1)) if float(rounded) > threshold else rounded)
 
 
 def _numbers(name: str, values: Any, count: int, meaning: str) -> tuple[float, ...]:

@@ -131,6 +131,7 @@ class CascadeReport:
     __str__ = table
 
 
+@np.errstate(all="ignore")
 def cascade_report(
     probabilities: Array | tuple[Array, Array],
     labels: Array | None,
@@ -150,8 +151,8 @@ def cascade_report(
     Args:
         probabilities: ``(G, ..., C)`` floating, of any framework; or ``(confidence, correct)`` as in
             :func:`fit_cascade`.
-        labels: ``(...)`` integer class indices; ``None`` with a pair.
-        policy: the policy, with ``G`` levels.
+        labels: ``(...)`` integer class indices of any framework, or a list; ``None`` with a pair.
+        policy: the policy; it may have fewer than ``G`` levels, as ``policy.capped(k)`` does, and uses the first.
         logits: ``probabilities`` are logits.
         confidence_level: of the intervals, between 0 and 1.
         seed: of the resamplings.
@@ -160,7 +161,7 @@ def cascade_report(
         A :class:`CascadeReport`.
 
     Raises:
-        TypeError: arrays of two frameworks, traced arrays, or no policy.
+        TypeError: traced arrays, or no policy.
         ValueError: shapes that do not fit, labels out of range, no example, or a level outside (0, 1).
 
     Example:
@@ -180,8 +181,16 @@ def cascade_report(
 
 
 def measure_policy(probabilities: Any, labels: Any, policy: CascadePolicy, logits: bool) -> Outcomes:
-    scales = None if isinstance(probabilities, (tuple, list)) else policy.temperatures
-    return measure(probabilities, labels, len(policy), confidence=policy.confidence, temperatures=scales, logits=logits)
+    pair = isinstance(probabilities, (tuple, list))
+    return measure(
+        probabilities,
+        labels,
+        len(policy),
+        confidence=policy.confidence,
+        temperatures=None if pair else policy.temperatures,
+        logits=logits,
+        more=True,
+    )
 
 
 def report_of(outcomes: Outcomes, policy: CascadePolicy, confidence_level: float, seed: int) -> CascadeReport:

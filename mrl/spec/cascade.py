@@ -17,7 +17,8 @@ def confidence(values: ArrayLike, kind: str, temperature: float = 1.0, *, logits
 
     ``"probability"``: ``max p``; ``"margin"``: the largest less the second largest (0 if there is none);
     ``"entropy"``: ``1 + sum p log p / log C`` (1 if ``C = 1``). Probabilities with a temperature are
-    ``p^(1/T) / sum p^(1/T)``, which is ``softmax(logits / T)``. NaN where any entry is NaN.
+    ``p^(1/T) / sum p^(1/T)``, which is ``softmax(logits / T)``. What rounding brought out of [0, 1] counts as the
+    end that it passed. NaN where any entry is NaN.
 
     Args:
         values: ``(..., C)`` probabilities, or logits.
@@ -36,7 +37,8 @@ def confidence(values: ArrayLike, kind: str, temperature: float = 1.0, *, logits
     Source: arXiv 2205.13147, section 4.2.1 (the probability); Guo et al., arXiv 1706.04599 (the temperature).
     """
     p = np.asarray(values, np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
+        p = p if logits else np.clip(p, 0, 1)
         if logits or temperature != 1:
             scores = p if logits else np.log(p)
             scores = np.exp((scores - scores.max(axis=-1, keepdims=True)) / temperature)
