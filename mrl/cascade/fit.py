@@ -29,6 +29,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 DELTA = 0.05
 
 
+@np.errstate(all="ignore")
 def fit_cascade(
     probabilities: Array | tuple[Array, Array],
     labels: Array | None,
@@ -72,7 +73,7 @@ def fit_cascade(
     Args:
         probabilities: ``(G, ..., C)`` floating, of any framework, the softmax of each level; or a pair
             ``(confidence, correct)`` of ``(G, N)`` numbers and bools, whose ``confidence`` keyword is their name.
-        labels: ``(...)`` integer class indices in ``[0, C)``; ``None`` with a pair.
+        labels: ``(...)`` integer class indices in ``[0, C)``, of any framework, or a list; ``None`` with a pair.
         nesting: the ``G`` granularities; weights play no part.
         method: ``"greedy"``, ``"budget"``, ``"accuracy"`` or ``"risk"``.
         dim: for ``"budget"``, in dimensions.
@@ -89,7 +90,7 @@ def fit_cascade(
         accuracy and expected dimension on them.
 
     Raises:
-        TypeError: arrays of two frameworks, traced arrays, or an option of a wrong kind or of another method.
+        TypeError: traced arrays, or an option of a wrong kind or of another method.
         ValueError: shapes that do not fit, labels out of range, no example, an option out of range, or a constraint
             that nothing fulfils, with the best value within reach.
 
@@ -217,4 +218,4 @@ def _temperatures(
         raise ValueError(f"temperatures: expected None with a pair {PAIR}, got 'fit'; pass probabilities or logits")
     values, y = host_examples("probabilities", probabilities, labels, len(nesting))
     checks.check_flag("logits", logits)
-    return temperatures_of(values, y, logits=logits)
+    return temperatures_of("probabilities", values, y, logits=logits)
