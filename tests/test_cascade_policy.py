@@ -1,9 +1,12 @@
 """Policies as values: what they refuse, and the files that they are kept in."""
 
+import copy
+import io
 import json
 import math
 import os
 import pickle
+import pickletools
 from dataclasses import replace
 
 import numpy as np
@@ -157,9 +160,35 @@ def test_policies_are_values() -> None:
     policy = mrl.CascadePolicy((0.7, 0.5), dims, temperatures=temperatures)
     again = mrl.CascadePolicy([0.7, 0.5], list(dims), temperatures=np.array(temperatures))
     assert again == policy and hash(again) == hash(policy) and len({again, policy}) == 1
-    assert pickle.loads(pickle.dumps(policy)) == policy
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        copied = pickle.loads(pickle.dumps(policy, protocol))
+        assert copied == policy and copied.nesting == policy.nesting and copied.cuts32 == policy.cuts32
+    assert copy.copy(policy) == copy.deepcopy(policy) == policy
     assert len(policy) == 3 and policy.capped(3) == policy and policy.capped(1).thresholds == ()
     assert mrl.CascadePolicy((0.7, 0.5), dims) != policy
     assert replace(policy, thresholds=(0.1, 0.2)) == mrl.CascadePolicy((0.1, 0.2), dims, temperatures=temperatures)
     with pytest.raises(AttributeError):
         policy.dims = (1,)
+
+
+def globals_of(pickled: bytes) -> set[str]:
+    """What reading it would import."""
+    return {argument for opcode, argument, _ in pickletools.genops(pickled) if opcode.name == "GLOBAL"}
+
+
+def test_pickles_name_public_classes_only() -> None:
+    policy = mrl.CascadePolicy((0.7,), (2, 3), fitted={"method": "by hand", "exact": True})
+    public = {f"{kind.__module__} {kind.__name__}" for kind in (mrl.CascadePolicy, mrl.Nesting)}
+    assert globals_of(pickle.dumps([policy, policy.nesting], protocol=2)) == public
+    with pytest.raises(ValueError, match=r"thresholds\[0\]: expected a number in"):  # checked on the way in
+        pickle.loads(pickle.dumps(policy, protocol=0).replace(b"F0.7", b"F1.7"))
+
+
+def test_torch_loads_them_without_trusting_the_file(backend_torch: None) -> None:
+    import torch
+
+    policy, file = mrl.CascadePolicy((0.7,), (2, 3), fitted={"method": "by hand"}), io.BytesIO()
+    torch.save({"policy": policy, "nesting": policy.nesting}, file)
+    file.seek(0)
+    with torch.serialization.safe_globals([mrl.CascadePolicy, mrl.Nesting]):
+        assert torch.load(file, weights_only=True) == {"policy": policy, "nesting": policy.nesting}

@@ -11,12 +11,16 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ..checks import check_integer
+from ..files import write_atomically
 from ..heads import Array
 from ..nesting import Nesting, is_number, is_sequence, to_float
 from . import storage
 
 CONFIDENCES = ("probability", "margin", "entropy")
 """The largest probability; the two largest apart; ``1 - H(p) / log C``. All in [0, 1]."""
+
+FIELDS = ("thresholds", "dims", "confidence", "temperatures", "fitted")
+"""What a policy is made from, and kept as."""
 
 Scalar: TypeAlias = str | int | float | bool | None
 
@@ -119,8 +123,13 @@ class CascadePolicy:
         """The number of levels ``G``."""
         return len(self.dims)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_remake, (self.thresholds, self.dims, self.confidence, self.temperatures, self.fitted))
+    # Pickles name this class and nothing else, and hold plain values: torch.load(weights_only=True) can allow them.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in FIELDS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     def capped(self, levels: int) -> CascadePolicy:
         """The same policy stopped early: no more than the first ``levels`` levels, the last of which always answers.
@@ -161,15 +170,7 @@ class CascadePolicy:
             >>> '"thresholds"' in mrl.CascadePolicy((0.9,), (8, 16)).to_json()
             True
         """
-        return storage.dumps(
-            {
-                "thresholds": list(self.thresholds),
-                "dims": list(self.dims),
-                "confidence": self.confidence,
-                "temperatures": list(self.temperatures),
-                "fitted": dict(self.fitted),
-            }
-        )
+        return storage.dumps({name: getattr(self, name) for name in FIELDS} | {"fitted": dict(self.fitted)})
 
     @classmethod
     def from_json(cls, text: str) -> CascadePolicy:
@@ -184,16 +185,16 @@ class CascadePolicy:
             >>> mrl.CascadePolicy.from_json(mrl.CascadePolicy((0.1,), (8, 16)).to_json()).thresholds
             (0.1,)
         """
-        content = storage.loads(text, ("thresholds", "dims", "confidence", "temperatures", "fitted"))
-        thresholds, dims = content["thresholds"], content["dims"]
-        confidence, temperatures, fitted = content["confidence"], content["temperatures"], content["fitted"]
+        content = storage.loads(text, FIELDS)
         try:
-            return cls(thresholds, dims, confidence=confidence, temperatures=temperatures, fitted=fitted)
+            return cls(**{name: content[name] for name in FIELDS})
         except (TypeError, ValueError) as error:
             raise ValueError(f"text: expected the JSON of a policy, got one in which {error}") from error
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write :meth:`to_json` to ``path``: whole or not at all.
+
+        A symbolic link stays, and its target is written; a file that is replaced keeps its mode.
 
         Raises:
             OSError: the file cannot be written; what was there before is there still.
@@ -205,7 +206,7 @@ class CascadePolicy:
             >>> mrl.CascadePolicy.load(path) == policy
             True
         """
-        storage.write_atomically(path, self.to_json())
+        write_atomically(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> CascadePolicy:
@@ -244,10 +245,6 @@ def check_temperatures(temperatures: Any, levels: int) -> tuple[float, ...]:
                 f"temperatures[{g}]: expected a positive finite number, got {temperature}; 1.0 changes nothing"
             )
     return checked
-
-
-def _remake(thresholds: Any, dims: Any, confidence: str, temperatures: Any, fitted: Any) -> CascadePolicy:
-    return CascadePolicy(thresholds, dims, confidence=confidence, temperatures=temperatures, fitted=fitted)
 
 
 def _round_down(threshold: float) -> float:

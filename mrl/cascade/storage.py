@@ -1,10 +1,8 @@
-"""Policies as JSON text and as files: strict on the way in, atomic on the way out."""
+"""Policies as JSON text: strict on the way in."""
 
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -48,21 +46,6 @@ def read(path: str | PathLike[str]) -> str:
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"expected UTF-8 text, got other bytes ({error.reason}); is it a policy?") from error
-
-
-def write_atomically(path: str | PathLike[str], text: str) -> None:
-    """Write a file in the same folder, then put it in place: a reader sees the old one or the new one."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from ..cascade.storage import write_atomically
 from ..dispatch import backend_named
+from ..files import write_atomically
 from ..nesting import Nesting
 from ..porting import convert, init_head
 from . import cascade, report
