@@ -67,6 +67,27 @@ def test_lists_that_are_no_labels(backend_name: str, use: Callable, labels, erro
 
 
 @USE
+def test_masked_arrays_are_refused(use: Callable) -> None:
+    """What their mask hides would count."""
+    masked = np.ma.masked_array(LABELS, LABELS == 0)
+    with pytest.raises(TypeError, match="labels: expected an array without a mask"):
+        use(PROBABILITIES, masked)
+    with pytest.raises(TypeError, match=r"(probabilities|logits): expected an array without a mask"):
+        use(np.ma.masked_array(PROBABILITIES, PROBABILITIES < 0.1), LABELS)
+    pair = np.ma.masked_array(PROBABILITIES.max(-1)), PROBABILITIES.argmax(-1) == LABELS
+    with pytest.raises(TypeError, match="confidence: expected an array without a mask"):
+        mrl.cascade_report(pair, None, POLICY)
+
+
+@USE
+def test_wrapped_arrays_are_opened(backend_jax: None, use: Callable) -> None:
+    from flax import nnx
+
+    values, labels = nnx.Variable(array("jax", PROBABILITIES)), nnx.Variable(array("jax", LABELS, "int32"))
+    assert use(values, labels) == use(values, LABELS) == use(PROBABILITIES, LABELS)
+
+
+@USE
 def test_no_example_at_all(use: Callable) -> None:
     with pytest.raises(ValueError, match=r"labels: expected at least one example, got shape \(0,\)"):
         use(PROBABILITIES[:, :0], [])

@@ -65,7 +65,7 @@ def test_cascade_exit_refuses(make, change, error, message) -> None:
 BAD_PREDICTIONS = [
     ("no policy", {"policy": 0.5}, TypeError, r"policy: expected an mrl\.CascadePolicy, got float"),
     ("a narrow z", {"z": (3, 3)}, ValueError, r"z: expected shape \(\.\.\., D\) with D at least 4, got \(3, 3\)"),
-    ("a narrow weight", {"weight": (5, 3)}, ValueError, r"head\.weight: expected shape \(C, D\) with D at least 4"),
+    ("a narrow weight", {"weight": (5, 3)}, ValueError, r"head\.weight: expected shape \(C, D\) with D = 4"),
     ("an integer z", {"z_dtype": "int32"}, TypeError, r"z: expected a dtype of"),
     ("no chunk", {"chunk_rows": 0}, ValueError, r"chunk_rows: expected an integer of at least 1, got 0"),
     ("a float chunk", {"chunk_rows": 1.5}, TypeError, r"chunk_rows: expected an integer"),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import checks, spec
-from ..dispatch import backend_of
+from ..dispatch import backend_of, settle
 from ..heads import Array
 from .execute import TOLERANCE, check_levels, check_probabilities, fits
 from .policy import check_confidence, check_temperatures
@@ -80,7 +80,7 @@ def host_examples(
     """``values`` as a NumPy array ``(levels, N, C)`` and the labels ``(N,)``, after checking both."""
     if labels is None:
         raise TypeError(f"labels: expected one class index per example, got None; only a pair {PAIR} goes without")
-    backend_of({name: values})
+    values = settle({name: values})[1][name]
     shape = check_levels(name, values, levels, more=more)
     host, y = to_host(name, values)[:levels], _host_labels(labels)
     lead, classes = host.shape[1:-1], host.shape[-1]
@@ -112,8 +112,9 @@ PAIR = "(confidence, correct)"
 
 
 def to_host(name: str, array: Array) -> Any:
+    backend, given = settle({name: array})
     try:
-        return backend_of({name: array}).to_numpy(array, blocking=True)
+        return backend.to_numpy(given[name], blocking=True)
     except TypeError as error:
         if "traced" not in str(error) and "symbolic" not in str(error):
             raise
@@ -134,9 +135,9 @@ def _given(
                 f"{name}: expected nothing beside a pair {PAIR}, got {value!r}; "
                 "confidences are final, pass probabilities to have them computed"
             )
-    confidence, correct = pair
-    for name, value in (("confidence", confidence), ("correct", correct)):
-        backend_of({name: value})
+    confidence, correct = (
+        settle({name: value})[1][name] for name, value in zip(("confidence", "correct"), pair, strict=True)
+    )
     checks.check_floating("confidence", confidence)
     if checks.dtype_name(correct) != "bool":
         raise TypeError(f"correct: expected bools, got {checks.dtype_name(correct)}; write answers == labels")

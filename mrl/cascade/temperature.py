@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import checks
-from ..dispatch import backend_of
+from ..dispatch import settle
 from ..heads import Array
 from .outcomes import CHUNK_BYTES, Float, host_examples
 
@@ -53,7 +53,7 @@ def fit_temperatures(logits: Array, labels: Array) -> tuple[float, ...]:
 
     Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", arXiv 1706.04599.
     """
-    backend_of({"logits": logits})
+    logits = settle({"logits": logits})[1]["logits"]
     shape = checks.shape_of("logits", logits)
     levels = shape[0] if shape else None
     if not levels:
