@@ -53,6 +53,13 @@ def test_trees_keep_their_structure(backend_name: str, widest_bits: int) -> None
     np.testing.assert_array_equal(mrl.convert(there, "numpy")["b"].first, [0, 1, 2])
 
 
+def test_what_is_one_array_stays_one(backend_name: str) -> None:
+    table = np.arange(6, dtype=np.float32).reshape(2, 3)
+    tree = mrl.convert({"embedding": table, "head": mrl.TiedHead(table), "other": table.copy()}, backend_name)
+    assert tree["embedding"] is tree["head"].weight
+    assert tree["other"] is not tree["embedding"]
+
+
 def test_every_dtype_survives(backend_name: str) -> None:
     backend = backend_named(backend_name)
     for dtype in driver_of(backend_name).dtypes:

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import checks
-from ..dispatch import backend_named, backend_of, known_backends
+from ..dispatch import backend_named, backend_of, known_backends, unwrap
 from ..heads import Head, NestedHead, TiedHead
 from ..nesting import Nesting
+from ..protocol import Backend
 
 
 class BackendInfo(NamedTuple):
@@ -67,11 +68,11 @@ def convert(tree: Any, backend: str, *, device: Any = None) -> Any:
     """Every array of a tree, as an array of another framework with the same values and dtype.
 
     Heads, tuples, named tuples and lists keep their structure, mappings become dicts; ``None``, numbers of Python
-    and strings pass through, numbers of NumPy are arrays without axes. On a CPU, NumPy shares memory with every
-    framework, and PyTorch with NumPy and TensorFlow, so treat the original as handed over: writing to one may change
-    the other. JAX and TensorFlow copy what they are given, and PyTorch what JAX holds constant. From one accelerator's
-    framework to another's, arrays go through the host. Gradients are not carried. What is an array of the target
-    already, and not asked for on a ``device``, is returned as it is.
+    and strings pass through, numbers of NumPy are arrays without axes. What is one array in several places stays one.
+    On a CPU, NumPy shares memory with every framework, and PyTorch with NumPy and TensorFlow, so treat the original as
+    handed over: writing to one may change the other. JAX and TensorFlow copy what they are given, and PyTorch what JAX
+    holds constant. From one accelerator's framework to another's, arrays go through the host. Gradients are not
+    carried. What is an array of the target already, and not asked for on a ``device``, is returned as it is.
 
     Args:
         tree: arrays, possibly of several frameworks, in any nesting of containers.
@@ -94,6 +95,9 @@ def convert(tree: Any, backend: str, *, device: Any = None) -> Any:
     """
     target = backend_named(backend)
     checks.check_device("device", target, device)
+    # What is one array stays one: a token embedding and the head that is tied to it. By identity, beside the original,
+    # which keeps its address taken.
+    moved: dict[int, tuple[Any, Any]] = {}
 
     def move(leaf: Any, path: str) -> Any:
         plain = leaf is None or isinstance(leaf, (bool, int, float, complex, str, bytes))
@@ -107,18 +111,24 @@ def convert(tree: Any, backend: str, *, device: Any = None) -> Any:
             return list(values) if kind.__module__.startswith("tensorflow.") else kind(values)
         if isinstance(leaf, Mapping):
             return {key: move(value, f"{path}[{key!r}]") for key, value in leaf.items()}
-        source = backend_of({path: leaf})
-        if source is target and device is None:
-            return leaf
-        try:
-            if source is not target:
-                leaf = source.to_numpy(leaf, blocking=True)
-                leaf = leaf if leaf.dtype.isnative else leaf.astype(leaf.dtype.newbyteorder("="))
-            return target.from_numpy(leaf, dtype=None, device=device)
-        except (TypeError, ValueError) as error:  # of a dtype, say, that the target has not
-            raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{path}: {error}") from error
+        if id(leaf) not in moved:
+            moved[id(leaf)] = leaf, _moved(unwrap(leaf), path, target, device)
+        return moved[id(leaf)][1]
 
     return move(tree, "tree")
+
+
+def _moved(array: Any, path: str, target: Backend, device: Any) -> Any:
+    source = backend_of({path: array})
+    if source is target and device is None:
+        return array
+    try:
+        if source is not target:
+            array = source.to_numpy(array, blocking=True)
+            array = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+        return target.from_numpy(array, dtype=None, device=device)
+    except (TypeError, ValueError) as error:  # of a dtype, say, that the target has not
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{path}: {error}") from error
 
 
 def init_head(
