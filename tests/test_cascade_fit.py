@@ -158,6 +158,31 @@ def test_accuracy_is_the_optimum(problem, target: float) -> None:
     assert fitted["exact"] is True
 
 
+@given(tiny(), st.sampled_from((0.0, 1 / 6, 0.2, 1 / 3, 0.5, 0.999)) | st.floats(0, 1, exclude_max=True))
+def test_a_drop_below_the_full_model_is_the_optimum(problem, drop: float) -> None:
+    """And always within reach: at worst it is the last level alone."""
+    dims, confidence, correct = problem
+    examples, full = correct.shape[1], int((correct[-1] & ~np.isnan(confidence[-1])).sum())
+    best = brute_force(
+        dims, confidence, correct, lambda a, d: (d, -a), lambda a, _: (full - round(a * examples)) / examples <= drop
+    )
+    policy = mrl.fit_cascade((confidence, correct), None, mrl.Nesting(dims), method="accuracy", drop=drop)
+    fitted = dict(policy.fitted)
+    assert (fitted["expected_dim"], -fitted["accuracy"], policy.thresholds) == best
+    assert fitted["exact"] is True and fitted["drop"] == drop and "target" not in fitted
+    if drop == 0:
+        assert fitted["accuracy"] >= fitted["full_accuracy"]
+
+
+def test_a_drop_is_counted_in_examples() -> None:
+    """0.768 - 0.01 is above 0.758 in float64, and ten of a thousand are no more than a hundredth."""
+    confidence = np.full((2, 1000), 0.9)
+    correct = np.arange(1000) < np.array([[758], [768]])
+    for drop, dim in ((0.01, 1), (0.0099, 2), (0.0, 2)):
+        policy = mrl.fit_cascade((confidence, correct), None, mrl.Nesting((1, 2)), method="accuracy", drop=drop)
+        assert dict(policy.fitted)["expected_dim"] == dim
+
+
 def test_four_levels_are_the_optimum_too() -> None:
     for seed in range(3):
         rng = np.random.default_rng(seed)

@@ -135,6 +135,28 @@ def test_a_curve_is_the_reports_of_its_policies() -> None:
         assert point == (policy, report.expected_dim, report.cumulative_dim, report.accuracy)
 
 
+def test_a_policy_stopped_early_is_reported_on_all_levels(backend_name: str) -> None:
+    make = backend_named(backend_name).from_numpy
+    single, labels = LOGITS.astype(np.float32), make(LABELS.astype(np.int32), dtype=None, device=None)
+    pair = probabilities().max(-1), LOGITS.argmax(-1) == LABELS
+    for levels in (1, 2):
+        early = POLICY.capped(levels)
+        report = mrl.cascade_report(make(single, dtype=None, device=None), labels, early, logits=True)
+        assert report == mrl.cascade_report(single[:levels], LABELS, early, logits=True)
+        assert report.accuracy.value - report.against_full.value == pytest.approx(report.level_accuracies[-1].value)
+        of_pair = mrl.cascade_report(pair, None, early)
+        assert of_pair == mrl.cascade_report(tuple(x[:levels] for x in pair), None, early)
+        assert mrl.cascade_curve(pair, None, [early]) == [(early, *numbers_of(of_pair))]
+    with pytest.raises(ValueError, match=r"probabilities: expected .* with G at least 3 levels .*, got \(2, 200, 4\)"):
+        mrl.cascade_report(probabilities()[:2], LABELS, POLICY)
+    with pytest.raises(ValueError, match=r"confidence: expected .* with G at least 3 levels, .* got \(2, 200\)"):
+        mrl.cascade_report(tuple(x[:2] for x in pair), None, POLICY)
+
+
+def numbers_of(report: mrl.CascadeReport) -> tuple[mrl.Interval, ...]:
+    return report.expected_dim, report.cumulative_dim, report.accuracy
+
+
 def test_a_figure_shows_what_it_was_given(tmp_path) -> None:
     family = [mrl.CascadePolicy((t, t), POLICY.dims) for t in (0.3, 0.6, 0.9, 1.0)]
     path = tmp_path / "cascade.png"

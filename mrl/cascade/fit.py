@@ -21,10 +21,10 @@ from .temperature import temperatures_of
 METHODS: dict[str, tuple[str, ...]] = {
     "greedy": (),
     "budget": ("dim",),
-    "accuracy": ("target",),
+    "accuracy": ("target", "drop"),
     "risk": ("drop", "delta"),
 }
-"""Each method and the options that it takes."""
+"""Each method and the options that it takes: all of them, but for ``"accuracy"`` one of the two."""
 
 DELTA = 0.05
 
@@ -52,7 +52,8 @@ def fit_cascade(
     * ``"greedy"``: the paper's. Each threshold maximises the accuracy of levels ``g`` and ``g + 1`` alone, over
       ``linspace(0.1, 1, 100)``, the smallest of equals.
     * ``"budget"``: ``max acc`` with ``E[m] <= dim``; the smallest ``E[m]`` of equals.
-    * ``"accuracy"``: ``min E[m]`` with ``acc >= target``; the largest ``acc`` of equals.
+    * ``"accuracy"``: ``min E[m]`` with ``acc >= target``, or with ``acc`` at most ``drop`` below that of the last level
+      alone on these examples, which some policy always has; the largest ``acc`` of equals.
     * ``"risk"``: one threshold for all levels, the lowest for which a test, at level ``delta``, still says that the
       cascade's *true* accuracy is at most ``drop`` below that of the last level alone. Over draws of the examples
       this holds with a probability of at least ``1 - delta``, whatever their distribution, if they are drawn
@@ -77,8 +78,8 @@ def fit_cascade(
         nesting: the ``G`` granularities; weights play no part.
         method: ``"greedy"``, ``"budget"``, ``"accuracy"`` or ``"risk"``.
         dim: for ``"budget"``, in dimensions.
-        target: for ``"accuracy"``, a share in [0, 1].
-        drop: for ``"risk"``, a share in [0, 1).
+        target: for ``"accuracy"``, a share in [0, 1]; or ``drop``.
+        drop: for ``"accuracy"`` (in place of ``target``) and ``"risk"``, a share in [0, 1).
         delta: for ``"risk"``, a probability in (0, 1); ``None`` for 0.05.
         confidence: ``"probability"``, ``"margin"`` or ``"entropy"``, as in :class:`CascadePolicy`.
         temperatures: ``(G,)`` numbers that divide the logits; ``"fit"`` for those of :func:`fit_temperatures` on
@@ -136,7 +137,7 @@ def _fit(
     if method == "budget":
         found, exact = _within_budget(table, options["dim"], starts)
     else:
-        found, exact = _accurate_enough(table, options["target"], starts)
+        found, exact = _accurate_enough(table, options, starts)
     return table.thresholds(found.choice), {"exact": exact}
 
 
@@ -152,15 +153,20 @@ def _within_budget(table: Table, dim: float, starts: list[Choice]) -> tuple[Foun
     return prove(table, goal, search(table, goal, starts))
 
 
-def _accurate_enough(table: Table, target: float, starts: list[Choice]) -> tuple[Found, bool]:
-    goal = Goal(False, float("inf"), least_right(target, table.examples))
-    start = search(table, goal, starts)
+def _accurate_enough(table: Table, options: dict[str, float], starts: list[Choice]) -> tuple[Found, bool]:
+    if "drop" in options:
+        lost = most_spent(options["drop"], table.examples)  # the largest count whose share is at most that
+        least = max(0, int(table.correct[-1].sum()) - lost)
+    else:
+        least = least_right(options["target"], table.examples)
+    goal = Goal(False, float("inf"), least)
+    start = search(table, goal, starts)  # from the last level alone, too, which is within every drop
     if start.right < goal.least:
         most = Goal(True, float("inf"), 0)
         start, exact = prove(table, most, search(table, most, [*starts, start.choice]))
         if start.right < goal.least:
             best = f"the largest accuracy {'within reach' if exact else 'found'} is {start.right / table.examples:.6g}"
-            raise ValueError(f"target: expected an accuracy that some policy has, got {target}; {best}")
+            raise ValueError(f"target: expected an accuracy that some policy has, got {options['target']}; {best}")
     return prove(table, goal, start)
 
 
@@ -169,13 +175,21 @@ def _options(method: str, **given: float | None) -> dict[str, float]:
         raise ValueError(f"method: expected one of {tuple(METHODS)}, got {method!r}; choose one")
     if method == "risk" and given["delta"] is None:
         given["delta"] = DELTA
+    if method == "accuracy":
+        if (given["target"] is None) == (given["drop"] is None):
+            raise TypeError(
+                "target: expected a number with method='accuracy', or drop, and not both, got "
+                f"target={given['target']!r} and drop={given['drop']!r}; say how accurate, or how far below the last "
+                "level alone"
+            )
+        del given["target" if given["target"] is None else "drop"]
     options = {}
     for name, value in given.items():
         if name not in METHODS[method]:
             if value is not None:
-                owner = next(key for key, names in METHODS.items() if name in names)
+                owners = " or ".join(repr(key) for key, names in METHODS.items() if name in names)
                 raise TypeError(
-                    f"{name}: expected nothing with method={method!r}, got {value!r}; it belongs to method={owner!r}"
+                    f"{name}: expected nothing with method={method!r}, got {value!r}; it belongs to method={owners}"
                 )
             continue
         if value is None:
