@@ -22,6 +22,7 @@ class Size:
     width: int
     smallest: int = 8
     tied: bool = True
+    dtype: str = "float32"
 
     @property
     def nesting(self) -> mrl.Nesting:
@@ -41,9 +42,15 @@ SIZES = (
     Size("tied, 4096 rows", 4096, 1000, 2048),
     Size("untied", 256, 1000, 2048, tied=False),
     Size("small", 32, 100, 256),
+    Size("tied, bfloat16", 256, 1000, 2048, dtype="bfloat16"),
+    Size("tied, float16", 256, 1000, 2048, dtype="float16"),
 )
 ON_A_DEVICE = (Size("tied", 8192, 1000, 2048), Size("tied, 32,768 classes", 8192, 32_768, 2048))
-QUICK = (Size("tied", 64, 100, 256), Size("untied", 64, 100, 256, tied=False), Size("small", 32, 20, 64))
+QUICK = (
+    Size("tied", 64, 100, 256),
+    Size("untied", 64, 100, 256, tied=False),
+    Size("small", 32, 20, 64, dtype="bfloat16"),
+)
 
 MASKED_LM = Size("masked LM", 4096, 30_522, 768, smallest=12)  # 7 levels
 MEMORY = (SIZES[0], MASKED_LM)

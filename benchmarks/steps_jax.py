@@ -12,11 +12,11 @@ from cases import Size
 import mrl
 
 
-def steps(size: Size, mode: str, device: str | None = None, dtype: str = "float32") -> dict[str, Callable[[], Any]]:
+def steps(size: Size, mode: str, device: str | None = None, dtype: str | None = None) -> dict[str, Callable[[], Any]]:
     """``plain`` is one full-width linear head with cross-entropy; every other step trains the nested loss."""
     nesting = size.nesting
     z, head, labels = mrl.convert(size.inputs(), "jax", device=device)
-    z, head = jax.tree.map(lambda x: x.astype(dtype), (z, head))
+    z, head = jax.tree.map(lambda x: x.astype(dtype or size.dtype), (z, head))
 
     def cross_entropy(logits: Any) -> Any:
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()

@@ -12,12 +12,12 @@ from cases import Size
 import mrl
 
 
-def steps(size: Size, mode: str, device: str | None = None, dtype: str = "float32") -> dict[str, Callable[[], Any]]:
+def steps(size: Size, mode: str, device: str | None = None, dtype: str | None = None) -> dict[str, Callable[[], Any]]:
     """``plain`` is one full-width linear head with cross-entropy; every other step trains the nested loss."""
     nesting = size.nesting
     z, head, labels = mrl.convert(size.inputs(), "tensorflow", device=device)
-    leaves = [tf.cast(x, dtype) for x in tf.nest.flatten(head)]
-    z, head = tf.cast(z, dtype), tf.nest.pack_sequence_as(head, leaves)
+    leaves = [tf.cast(x, dtype or size.dtype) for x in tf.nest.flatten(head)]
+    z, head = tf.cast(z, dtype or size.dtype), tf.nest.pack_sequence_as(head, leaves)
     keras_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     def cross_entropy(logits: Any) -> Any:

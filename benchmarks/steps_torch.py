@@ -12,11 +12,11 @@ from cases import Size
 import mrl
 
 
-def steps(size: Size, mode: str, device: str = "cpu", dtype: str = "float32") -> dict[str, Callable[[], Any]]:
+def steps(size: Size, mode: str, device: str = "cpu", dtype: str | None = None) -> dict[str, Callable[[], Any]]:
     """``plain`` is one full-width linear head with cross-entropy; every other step trains the nested loss."""
     z, head, labels = size.inputs()
     nesting = size.nesting
-    made = {"device": device, "dtype": getattr(torch, dtype)}
+    made = {"device": device, "dtype": getattr(torch, dtype or size.dtype)}
     z = torch.tensor(z, **made).requires_grad_()
     labels = torch.tensor(labels, device=device).long()
     head = mrl.convert(head, "torch", device=device)
@@ -46,7 +46,16 @@ def steps(size: Size, mode: str, device: str = "cpu", dtype: str = "float32") ->
     def nested(fused: bool) -> Callable[[], Any]:
         return lambda: gradients(mrl.nested_cross_entropy(z, head, labels, nesting, fused=fused).total, [z, *leaves])
 
-    return {"plain": plain, "fused": nested(True), "composed": nested(False), "loop of linear + cross_entropy": loop}
+    found = {"plain": plain, "fused": nested(True), "composed": nested(False), "loop of linear + cross_entropy": loop}
+    if hasattr(F, "linear_cross_entropy"):  # since PyTorch 2.13: a plain head's loss, by chunks of its own planning
+
+        def chunked() -> Any:
+            options = torch.nn.LinearCrossEntropyOptions()
+            loss = F.linear_cross_entropy(z, full[0], labels, linear_bias=full[1], options=options)
+            return gradients(loss, [z, *full])
+
+        found["plain, by chunks of PyTorch"] = chunked
+    return found
 
 
 def wait(result: Any) -> None:
