@@ -276,7 +276,7 @@ def dtype_name(array: Array) -> str:
     """``"float32"`` and the like, the same in every framework."""
     dtype = array.dtype
     if not isinstance(dtype, np.dtype):
-        return getattr(dtype, "name", None) or str(dtype).removeprefix("torch.")
+        return getattr(dtype, "name", None) or str(dtype).rpartition(".")[2]  # torch.float32, mlx.core.float32
     name = _DTYPE_NAMES.get(dtype)
     if name is None:
         name = _DTYPE_NAMES[dtype] = dtype.name

@@ -200,7 +200,8 @@ def _load_plug_in(entry: EntryPoint) -> Backend:
         kernel: _lacking(kernel, owner) if kernel in absent else getattr(module, kernel) for kernel in FURTHER_KERNELS
     }
     kernels = {kernel: getattr(module, kernel) for kernel in KERNELS}
-    return cast(Backend, SimpleNamespace(**kernels, **further, lacks=absent))
+    driver = getattr(module, "driver", None)  # how the proof kit takes gradients
+    return cast(Backend, SimpleNamespace(**kernels, **further, lacks=absent, driver=driver))
 
 
 def _lacking(kernel: str, owner: str) -> Callable[..., Any]:

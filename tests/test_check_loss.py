@@ -69,7 +69,7 @@ def test_check_loss_passes_what_is_right() -> None:
     ],
 )
 def test_check_loss_finds_the_classic_mistakes(loss, options) -> None:
-    with pytest.raises(AssertionError, match=rf"{loss.__name__} on numpy .* times its error bound .*(\n|.)*nesting="):
+    with pytest.raises(AssertionError, match=rf"{loss.__name__} on numpy .* times its error bound .*(\n|.)*nesting = "):
         mrl.testing.check_loss(loss, **options)
 
 
@@ -151,7 +151,7 @@ def test_a_counter_example_names_the_entry_and_is_whole() -> None:
     def loss(z, head, labels, nesting):
         return right(z, head, labels, nesting) + 1.0 * (z.shape[-1] > 7)
 
-    with pytest.raises(AssertionError, match=r"\(\S+ for \S+ within \S+\), for") as found:
+    with pytest.raises(AssertionError, match=r"\(\S+ for \S+ within \S+\)") as found:
         mrl.testing.check_loss(loss, random_seed=0)
     assert "..." not in str(found.value)
 

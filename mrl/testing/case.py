@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from hypothesis import strategies as st
 
@@ -38,6 +38,35 @@ class Mutant:
 
 
 @dataclass(frozen=True)
+class Source:
+    """How a case is written down as code.
+
+    ``call`` gives an expression of the names ``z``, ``head``, ``nesting`` and ``constants``; ``imports`` are the
+    statements that it needs beside those of mrl, NumPy and the framework.
+
+    Example:
+        >>> import mrl.testing
+        >>> mrl.testing.case.Source(lambda layout: f"my_loss(z, {layout.classes})").call(mrl.testing.Layout(None))
+        'my_loss(z, 4)'
+    """
+
+    call: Callable[[Layout], str]
+    constants: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+
+
+class Diagnosis(NamedTuple):
+    """What a refuted loss may have computed instead, and problems that tell these mistakes apart.
+
+    ``mistakes`` maps names to ``total(problem, arrays)``, in NumPy, of which the imaginary part is the gradient's
+    concern: a mistake is analytic in its arrays but for what it holds constant by ``.real``.
+    """
+
+    mistakes: Mapping[str, Callable[[Problem, list[Any]], Any]]
+    problems: Callable[[str], list[Problem]]
+
+
+@dataclass(frozen=True)
 class Case:
     """One operation under proof.
 
@@ -65,6 +94,9 @@ class Case:
     discrete: tuple[str, ...] = ()  # integer outputs; an infinite bound where the answer is undecided
     known_axes: int = 0  # leading axes of what is differentiated whose size a graph has to know
     further_kernel: str | None = None  # what a plug-in may lack, and then is not asked for
+    admits: Callable[[Problem], bool] = lambda problem: True  # what may be made of a problem to make it smaller
+    source: Source | None = None  # how a counter-example is written down as code
+    diagnosis: Diagnosis | None = None  # what a refuted implementation may have computed instead
 
     def problems(self, dtype: str, *, traced: bool) -> st.SearchStrategy[Problem]:
         """The problems of this case; those of traced code have layouts from a small pool."""

@@ -1,29 +1,30 @@
-"""Proves a nested loss that somebody else wrote, or finds the smallest problem on which it is wrong."""
+"""Proves a nested loss that somebody else wrote, or finds a small problem on which it is wrong."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
-from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
-from ..checks import check_device, check_flag, check_integer
-from ..dispatch import ROOTS, backend_named
+from ..checks import check_device, check_flag, check_integer, check_nesting
+from ..dispatch import backend_named
 from ..heads import NestedLoss
-from .case import Case
+from ..losses import nested_logits
+from ..nesting import Nesting
+from .callables import CALLS, check_signature, dtype_named, framework_of, import_of, in_own_words, name_of
+from .case import Case, Source
 from .cross_entropy import bounds
+from .cross_entropy.mistakes import cosine_diagnosis, cross_entropy_diagnosis
 from .cross_entropy.problems import TRACED_LAYOUTS, drawn, layouts
 from .drivers import driver_of
 from .problems import Layout, Problem, head_from
 from .runners import Row, prove
 
 OPTIONS = ("label_smoothing", "ignore_index", "reduction", "leading")
-AGAINST = ("nested_cross_entropy", "nested_cosine")
 
 POOLED_OPTIONS: dict[str, tuple[Any, ...]] = {
     "label_smoothing": (0.0, 0.1, 0.5, 1.0),
@@ -37,21 +38,25 @@ def check_loss(
     *,
     backend: str | None = None,
     against: str = "nested_cross_entropy",
+    nesting: Nesting | None = None,
     tied: bool | None = None,
     bias: bool | None = None,
-    options: Sequence[str] = (),
-    dtype: str = "float32",
-    gradients: bool = True,
+    options: str | Sequence[str] = (),
+    dtype: Any = "float32",
+    gradients: bool | None = None,
     device: Any = None,
     examples: int = 100,
     random_seed: int | None = None,
 ) -> Row:
     """Prove your own implementation of a nested loss, values and gradients, or get a counter-example.
 
-    The loss is called like the one it is held against, with arrays of its framework:
+    The loss is anything that can be called: a function, a method, a ``functools.partial``, a PyTorch module, a
+    compiled function. It is called like what it is held against, with arrays of its framework:
 
     * ``against="nested_cross_entropy"``: ``loss(z, head, labels, nesting)``, equation 1 of the paper, with
       ``z`` ``(N, D)``, ``labels`` ``(N,)`` and the keywords named in ``options``;
+    * ``against="logits"``: ``loss(logits, labels)``, the same of a tuple with the logits ``(N, C)`` of every level,
+      which :func:`mrl.nested_logits` made; every weight is 1, unless ``nesting`` says otherwise;
     * ``against="nested_cosine"``: ``loss(z, targets, nesting)``, which is
       ``sum_g w_g * mean_i (1 - cos(z[i, :m_g], targets[i, :m_g]))``, each prefix normalised by itself; none of them
       is zero.
@@ -60,37 +65,42 @@ def check_loss(
 
     Args:
         loss: the implementation.
-        backend: the framework it is written in; ``None`` reads it off the modules that its code uses.
+        backend: the framework it is written in; ``None`` reads it off its class, or the modules that its code uses.
         against: what it claims to compute.
+        nesting: the only one to draw, for a loss that holds dims or weights itself; ``None`` for any.
         tied: only :class:`mrl.TiedHead` or only :class:`mrl.NestedHead` heads; ``None`` for both.
         bias: only heads with or only heads without biases; ``None`` for both.
         options: of ``"label_smoothing"``, ``"ignore_index"``, ``"reduction"`` (passed as keywords) and
-            ``"leading"`` (more than one leading axis, none, and empty batches).
-        dtype: the dtype of the arrays. Of half precision, cast them up once, before the levels: a cast in each
-            level has autograd add the levels' gradients in half precision, which is more than the bound allows.
-        gradients: compare gradients too.
+            ``"leading"`` (more than one leading axis, none, and empty batches); one name, or several.
+        dtype: the dtype of the arrays, by name or in a framework's words. Of half precision, cast them up once, before
+            the levels: a cast in each level has autograd add the levels' gradients in half precision, which is more
+            than the bound allows.
+        gradients: compare gradients too; ``None`` where the framework has them, which the row tells.
         device: where the arrays live, in the framework's words.
         examples: how many problems to draw.
         random_seed: draws the same problems again.
 
     Returns:
-        What was proved: examples run and the worst error as a share of its bound.
+        What was proved: examples run, the worst error as a share of its bound, and whether gradients were compared.
 
     Raises:
-        AssertionError: the loss is wrong, or no array of the right shape that carries a gradient; the message holds
-            the smallest problem that was found.
-        ValueError: the framework cannot be told, no examples, or a name that is unknown or does not fit ``against``.
-        TypeError: ``loss`` is not callable, or an argument of a wrong kind.
+        AssertionError: the loss is wrong, or no array of the right shape that carries a gradient; the message lists
+            every wrong output, names the mistake if it is a known one, and ends in the smallest problem found, as
+            code to run.
+        ValueError: the framework cannot be told, no examples, or a name that is unknown or does not fit ``against``;
+            gradients asked of a framework that has none.
+        TypeError: ``loss`` cannot be called, or not like that; or an argument of a wrong kind.
 
     Example:
         >>> import mrl, mrl.testing
         >>> row = mrl.testing.check_loss(mrl.nested_cross_entropy, backend="numpy", examples=20)
-        >>> row.worst <= 1
-        True
+        >>> row.worst <= 1, row.gradients
+        (True, False)
     """
     if not callable(loss):
         raise TypeError(f"loss: expected a function, got {type(loss).__name__}; pass the implementation itself")
-    for argument, values, known in (("against", (against,), AGAINST), ("options", options, OPTIONS)):
+    options = (options,) if isinstance(options, str) else tuple(options)
+    for argument, values, known in (("against", (against,), tuple(CALLS)), ("options", options, OPTIONS)):
         for value in values:
             if value not in known:
                 raise ValueError(f"{argument}: expected names of {known}, got {value!r}; choose from these")
@@ -98,34 +108,62 @@ def check_loss(
         raise ValueError(
             f"options: expected only 'leading' against 'nested_cosine', got {options!r}; leave out the rest"
         )
-    for argument, flag in (("tied", tied), ("bias", bias)):
+    for argument, flag in (("tied", tied), ("bias", bias), ("gradients", gradients)):
         if flag is not None:
             check_flag(argument, flag)
+    if nesting is not None:
+        check_nesting(nesting)
     examples = check_integer("examples", examples, at_least=1)
-    driver = driver_of(backend or _framework_of(loss))
+    check_signature(loss, against, _keywords(options))
+    driver, dtype = driver_of(backend or framework_of(loss)), dtype_named(dtype)
     if dtype not in driver.dtypes:
         raise ValueError(f"dtype: expected one of {driver.dtypes} for {driver.name}, got {dtype!r}; choose from these")
+    if gradients and not driver.gradients:
+        raise ValueError(
+            f"gradients: expected a framework that the kit can differentiate, got {driver.name}, which has no driver "
+            "that does; leave the argument out to prove values alone"
+        )
     check_device("device", backend_named(driver.name), device)
     # Eager JAX compiles each operation for every new shape: its problems come from a small pool of layouts.
-    case = _case(loss, against, tied, bias, tuple(options), pooled=driver.name == "jax")
-    case = replace(case, gradients=gradients)
+    case = _case(loss, against, nesting, tied, bias, options, pooled=driver.name == "jax")
+    case = replace(case, gradients=driver.gradients and gradients is not False)
     return prove(case, driver, "eager", dtype, device=device, examples=examples, random_seed=random_seed)
 
 
+def _keywords(options: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(option for option in options if option != "leading")
+
+
 def _case(
-    loss: Callable[..., Any], against: str, tied: bool | None, bias: bool | None, options: tuple[str, ...], pooled: bool
+    loss: Callable[..., Any],
+    against: str,
+    nesting: Nesting | None,
+    tied: bool | None,
+    bias: bool | None,
+    options: tuple[str, ...],
+    pooled: bool,
 ) -> Case:
-    keywords = tuple(option for option in options if option != "leading")
-    name, cosine = getattr(loss, "__name__", "loss"), against == "nested_cosine"
+    keywords, name, cosine = _keywords(options), name_of(loss), against == "nested_cosine"
 
     def function(layout: Layout) -> Any:
+        given = {keyword: getattr(layout, keyword) for keyword in keywords}
+
         def run(arrays: list[Any], constants: list[Any]) -> Sequence[Any]:
+            z, *leaves = arrays
             if cosine:
-                result = loss(arrays[0], constants[0], layout.nesting)
+                arguments = (z, constants[0], layout.nesting)
+            elif against == "logits":
+                logits = nested_logits(z, head_from(layout, leaves), layout.nesting)
+                arguments = (tuple(logits[g] for g in range(len(layout.nesting))), constants[0])
             else:
-                z, *leaves = arrays
-                given = {keyword: getattr(layout, keyword) for keyword in keywords}
-                result = loss(z, head_from(layout, leaves), constants[0], layout.nesting, **given)
+                arguments = (z, head_from(layout, leaves), constants[0], layout.nesting)
+            try:
+                result = loss(*arguments, **given)
+            except Exception as error:
+                advice = in_own_words(error, loss)
+                if advice is None:
+                    raise
+                raise TypeError(advice) from error
             _check_result(name, result, layout.lead if layout.reduction == "none" else ())
             return list(result) if isinstance(result, NestedLoss) else [result]
 
@@ -133,7 +171,26 @@ def _case(
 
     if cosine:
         tied, bias = True, False
+    if against == "logits" and nesting is None:
+        weights_are_one = True
+    else:
+        weights_are_one = False
+
+    def admits(problem: Problem) -> bool:
+        layout = problem.layout
+        kinds = tied in (None, layout.tied) and bias in (None, layout.bias) and nesting in (None, layout.nesting)
+        weights = not weights_are_one or set(layout.nesting.weights) == {1.0}
+        return kinds and weights and not (cosine and _zero_prefixes(problem).any())
+
     shapes = _pooled(tied, bias, options) if pooled else layouts(tied=tied, bias=bias, options=options)
+    if nesting is not None:
+        shapes = shapes.map(lambda layout: replace(layout, nesting=nesting, width=max(layout.width, nesting.width)))
+    elif weights_are_one:
+        shapes = shapes.map(lambda layout: replace(layout, nesting=Nesting(layout.nesting.dims)))
+    statement, expression = import_of(loss)
+    telling: dict[str, Any] = {"nesting": nesting}
+    if weights_are_one:
+        telling["nesting"] = Nesting((2, 3, 5))
     return Case(
         name,
         function,
@@ -143,7 +200,25 @@ def _case(
         head=not cosine,
         constants=(lambda problem: [problem.targets]) if cosine else (lambda problem: [problem.labels]),
         outputs_checked=False,
+        admits=admits,
+        source=Source(_call(expression, against, keywords), ("targets",) if cosine else ("labels",), (statement,)),
+        diagnosis=cosine_diagnosis(**telling)
+        if cosine
+        else cross_entropy_diagnosis(tied=tied, bias=bias, options=options, **telling),
     )
+
+
+def _call(expression: str, against: str, keywords: tuple[str, ...]) -> Callable[[Layout], str]:
+    """The source of the call for a layout."""
+    arguments = ", ".join(CALLS[against])
+    if against == "logits":
+        arguments = "tuple(mrl.nested_logits(z, head, nesting)[g] for g in range(len(nesting))), labels"
+
+    def call(layout: Layout) -> str:
+        given = "".join(f", {keyword}={getattr(layout, keyword)!r}" for keyword in keywords)
+        return f"{expression}({arguments}{given})"
+
+    return call
 
 
 def _pooled(tied: bool | None, bias: bool | None, options: tuple[str, ...]) -> st.SearchStrategy[Layout]:
@@ -166,15 +241,18 @@ def _pooled(tied: bool | None, bias: bool | None, options: tuple[str, ...]) -> s
     return st.sampled_from([replace(layout, **options) for layout in plain for options in chosen])
 
 
+def _zero_prefixes(problem: Problem) -> np.ndarray:
+    """Where the smallest prefix is zero: its cosine is not defined, and a gradient is a matter of taste."""
+    first = problem.layout.nesting.dims[0]
+    assert problem.targets is not None
+    return np.stack([~np.any(x[..., :first], -1) for x in (problem.z, problem.targets)])
+
+
 def _without_zero_prefixes(problem: Problem) -> Problem:
-    """Of which the cosine is not defined, and a gradient is a matter of taste."""
-
-    def mend(x: Any) -> Any:
-        x = np.array(x)
-        x[..., 0] = np.where(np.any(x[..., : problem.layout.nesting.dims[0]], -1), x[..., 0], 0.125)
-        return x
-
-    return replace(problem, z=mend(problem.z), targets=mend(problem.targets))
+    z, targets = np.array(problem.z), np.array(problem.targets)
+    for x, zero in zip((z, targets), _zero_prefixes(problem), strict=True):
+        x[..., 0] = np.where(zero, 0.125, x[..., 0])
+    return replace(problem, z=z, targets=targets)
 
 
 def _check_result(name: str, result: Any, shape: tuple[int, ...]) -> None:
@@ -185,36 +263,3 @@ def _check_result(name: str, result: Any, shape: tuple[int, ...]) -> None:
         )
     if tuple(total.shape) != shape:
         raise AssertionError(f"{name}: expected a loss of shape {shape}, got {tuple(total.shape)}")
-
-
-def _framework_of(loss: Callable[..., Any]) -> str:
-    """The one framework whose modules a function's code, or a function that it calls, names."""
-    frameworks = _frameworks(inspect.unwrap(getattr(loss, "__func__", loss)), set())
-    # A function that also calls NumPy is still written in the other framework.
-    frameworks = frameworks - {"numpy"} or frameworks
-    if len(frameworks) != 1:
-        raise ValueError(
-            f"backend: expected to read one framework off the code of {getattr(loss, '__name__', loss)!r}, got "
-            f"{sorted(frameworks) or 'none'}; name it, for example backend='torch'"
-        )
-    return frameworks.pop()
-
-
-def _frameworks(function: Any, seen: set[Any]) -> set[str]:
-    if not isinstance(function, FunctionType) or function in seen:
-        return set()
-    seen.add(function)
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    variables = {**function.__globals__, **{name: cell.cell_contents for name, cell in cells}}
-    found = set()
-    for name in _names_in(function.__code__):
-        value = variables.get(name)
-        module = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
-        root = ROOTS.get(str(module).partition(".")[0])
-        found |= {root} if root else _frameworks(value, seen)
-    return found
-
-
-def _names_in(code: CodeType) -> set[str]:
-    inner = [_names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
-    return {*code.co_names, *code.co_freevars}.union(*inner)

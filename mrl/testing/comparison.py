@@ -5,40 +5,49 @@ from __future__ import annotations
 import numpy as np
 
 from .drivers import Result
-from .problems import Float, Problem
+from .problems import Float
 from .rounding import Bounded
-
-MOST_NUMBERS_SHOWN = 2000  # of an array in a counter-example, which is there to be pasted into a test
 
 
 def compare(expected: Bounded, result: Result) -> tuple[float, str]:
     """The largest error of a result as a share of its bound, and the output where it is."""
     worst, where = 0.0, "-"
-    for name, x in _found(expected, result).items():
-        value, bound = expected[name]
-        if np.shape(x) != np.shape(value):
-            return np.inf, f"{name} (shape {np.shape(x)}, expected {np.shape(value)})"
-        share = float(np.max(_shares(x, value, bound), initial=0.0))
+    for name, x in named_outputs(expected, result).items():
+        share = share_of(x, *expected[name])
+        if np.shape(x) != np.shape(expected[name][0]):
+            return share, f"{name} (shape {np.shape(x)}, expected {np.shape(expected[name][0])})"
         if share > worst:
             worst, where = share, name
     return worst, where
 
 
-def report(what: str, output: str, share: float, problem: Problem, expected: Bounded, result: Result) -> str:
-    """The message of a counter-example: what came for what, and the problem."""
-    with np.printoptions(precision=17, threshold=MOST_NUMBERS_SHOWN):
-        lines = [f"  {name}: {value!r}" for name, value in vars(problem).items() if value is not None]
-    where = ""
-    if output in expected:
-        x, (value, bound) = np.asarray(_found(expected, result)[output]), expected[output]
-        worst = np.unravel_index(np.argmax(_shares(x, value, bound)), x.shape)
+def share_of(x: Float, value: Float, bound: Float) -> float:
+    """The largest error of one output as a share of its bound; infinite for another shape."""
+    return float(np.max(_shares(x, value, bound), initial=0.0)) if np.shape(x) == np.shape(value) else np.inf
+
+
+def wrong_outputs(expected: Bounded, result: Result) -> list[str]:
+    """A line for every output that is off: by how much, and what came for what where it is most."""
+    lines = []
+    for name, x in named_outputs(expected, result).items():
+        value, bound = expected[name]
+        if np.shape(x) != np.shape(value):
+            lines.append(f"{name} has shape {np.shape(x)}, expected {np.shape(value)}")
+            continue
+        shares = _shares(np.asarray(x), value, bound)
+        if not np.max(shares, initial=0.0) > 1:
+            continue
+        worst = np.unravel_index(np.argmax(shares), shares.shape)
         place = f" at {tuple(map(int, worst))}" if worst else ""
-        where = f" ({x[worst]:.9g} for {value[worst]:.9g} within {np.broadcast_to(bound, x.shape)[worst]:.3g}{place})"
-    first = f"{what}: {output} is {share:.3g} times its error bound away from the specification{where}, for"
-    return "\n".join([first, *lines])
+        lines.append(
+            f"{name} is {shares[worst]:.3g} times its error bound away from the specification "
+            f"({x[worst]:.9g} for {value[worst]:.9g} within {np.broadcast_to(bound, shares.shape)[worst]:.3g}{place})"
+        )
+    return lines
 
 
-def _found(expected: Bounded, result: Result) -> dict[str, Float]:
+def named_outputs(expected: Bounded, result: Result) -> dict[str, Float]:
+    """The outputs and gradients that came, by the names that they have in ``expected``."""
     values = [name for name in expected if not name.startswith("d")]
     gradients = [name for name in expected if name.startswith("d")]
     found = dict(zip(values, result.outputs, strict=False))  # a loss of a user gives no more than the total

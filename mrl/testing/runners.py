@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from ..checks import check_device, check_integer
 from ..dispatch import backend_named, lacks
 from .case import Case, Mutant
 from .cases import CASES
-from .comparison import compare, report
+from .comparison import compare
+from .counterexample import counter_example
 from .drivers import Call, Driver, Result, driver_of
 from .problems import Problem
 from .rounding import Bounded
@@ -30,7 +31,7 @@ class Row:
 
     ``worst`` is the largest error as a share of its bound, found in the output ``worst_output``. ``undecided`` is
     the share of discrete answers that rounding may decide either way, and that were not judged. ``killed`` and
-    ``survived`` name the mutants.
+    ``survived`` name the mutants. ``gradients`` says whether gradients were proved, or values alone.
 
     Example:
         >>> import mrl.testing
@@ -48,6 +49,7 @@ class Row:
     killed: tuple[str, ...]
     survived: tuple[str, ...]
     undecided: float = 0.0
+    gradients: bool = False
 
 
 @dataclass
@@ -60,6 +62,8 @@ class Tally:
     killed: set[str] = field(default_factory=set)
     answers: int = 0
     undecided: int = 0
+    gradients: bool = False
+    failed: Problem | None = None
 
     @property
     def undecided_share(self) -> float:
@@ -143,23 +147,30 @@ def prove(
     pooled = traced or driver.name == "jax"  # which, eager, compiles its kernels for every new shape too
     mutants = [mutant for mutant in case.mutants if not (traced and mutant.retraces)]
     mutants = [mutant for mutant in mutants if not (dtype == "float16" and mutant.wide_range)]
-    if driver.name not in ("torch", "jax", "tensorflow"):
+    if not driver.gradients:
         mutants = [mutant for mutant in mutants if not mutant.name.startswith(("gradient", "another upstream"))]
     tally = Tally()
 
+    what = f"{case.name} on {driver.name} ({mode}, {dtype})"
+
+    def run(problem: Problem) -> Result:
+        return _run(case, driver, mode, problem, device)
+
     def example(problem: Problem) -> None:
+        tally.failed = problem  # until nothing is wrong with it
         expected = case.expected(problem)
-        result = _run(case, driver, mode, problem, device)
+        result = run(problem)
         share, output = compare(expected, result)
         tally.examples += 1
+        tally.gradients |= result.gradients is not None
         for discrete in case.discrete:
             tally.answers += expected[discrete][1].size
             tally.undecided += int(np.isinf(expected[discrete][1]).sum())
         if not share <= 1:
-            what = f"{case.name} on {driver.name} ({mode}, {dtype})"
-            raise AssertionError(report(what, output, share, problem, expected, result))
+            raise AssertionError(f"{what}: {output} is {share:.3g} times its error bound away from the specification")
         if case.outputs_checked:
             _check_outputs(case, problem, expected, result)
+        tally.failed = None
         if share > tally.worst:
             tally.worst, tally.worst_output = share, output
         for mutant in mutants:
@@ -167,28 +178,39 @@ def prove(
                 tally.killed.add(mutant.name)
 
     strategy = case.problems(dtype, traced=pooled)
-    _search(example, strategy, examples, random_seed)
+
+    def search(examples: int, random_seed: int | None) -> None:
+        try:
+            _search(example, strategy, examples, random_seed, shrink=bool(case.discrete))
+        except Exception:
+            shown = tally.failed and counter_example(what, case, driver, tally.failed, run, device, compiled=pooled)
+            if not shown:  # what _check_outputs found, say
+                raise
+            raise shown from None
+
+    search(examples, random_seed)
     survived = _survivors(mutants, tally)
     for extra in range(EXTRA_SEARCHES):
         # Some mistakes show in few problems only; more problems are right to draw before saying that none does.
         # And one undecided answer among few is no large share yet.
         if not survived and tally.undecided_share <= MOST_UNDECIDED:
             break
-        _search(example, strategy, max(examples, LEAST_EXTRA_EXAMPLES), (random_seed or 0) + extra + 1)
+        search(max(examples, LEAST_EXTRA_EXAMPLES), (random_seed or 0) + extra + 1)
         survived = _survivors(mutants, tally)
     if survived:
         raise AssertionError(
-            f"{case.name} on {driver.name} ({mode}, {dtype}): these mutants broke no bound in {tally.examples} "
+            f"{what}: these mutants broke no bound in {tally.examples} "
             f"examples: {', '.join(survived)}; the proof has no power over them"
         )
     undecided = tally.undecided_share
     if undecided > MOST_UNDECIDED:
         raise AssertionError(
-            f"{case.name} on {driver.name} ({mode}, {dtype}): {undecided:.1%} of the answers are undecided by the "
+            f"{what}: {undecided:.1%} of the answers are undecided by the "
             f"bounds, more than {MOST_UNDECIDED:.0%}; the proof says too little"
         )
     killed = tuple(sorted(tally.killed))
-    return Row(case.name, dtype, mode, tally.examples, tally.worst, tally.worst_output, killed, survived, undecided)
+    seen = (tally.examples, tally.worst, tally.worst_output, killed, survived, undecided, tally.gradients)
+    return Row(case.name, dtype, mode, *seen)
 
 
 def _survivors(mutants: list[Mutant], tally: Tally) -> tuple[str, ...]:
@@ -235,10 +257,13 @@ def _check_outputs(case: Case, problem: Problem, expected: Bounded, result: Resu
         )
 
 
-def _search(example: Any, strategy: Any, examples: int, random_seed: int | None) -> None:
+def _search(example: Any, strategy: Any, examples: int, random_seed: int | None, *, shrink: bool) -> None:
+    """With Hypothesis's own way of making problems smaller only where ``mrl.testing.minimize`` has none."""
+    phases = (Phase.explicit, Phase.generate, *((Phase.shrink,) if shrink else ()))
     draw: Callable[[Any], Any] = given(strategy)
     configure = settings(
         max_examples=examples,
+        phases=phases,
         deadline=None,
         database=None,
         print_blob=False,

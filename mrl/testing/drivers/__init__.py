@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ...dispatch import BUILTIN, backend_named
-from .base import Call, Driver, Function, Result
+from ...dispatch import backend_named
+from .base import Call, Driver, Function, Result, Script
 from .jax import JaxDriver
 from .tensorflow import TensorFlowDriver
 from .torch import TorchDriver
@@ -21,6 +21,7 @@ __all__ = [
     "Function",
     "JaxDriver",
     "Result",
+    "Script",
     "TensorFlowDriver",
     "TorchDriver",
     "ValueDriver",
@@ -29,8 +30,8 @@ __all__ = [
 
 
 def driver_of(name: str) -> Driver:
-    """The driver of a backend; a plug-in gets one that runs it eagerly and looks at values only."""
-    if name in BUILTIN:
-        backend_named(name)  # says what to install where the framework is missing
+    """The driver of a backend: of a plug-in, what its ``driver()`` gives, or one that looks at values only."""
+    backend = backend_named(name)  # says what to install where the framework is missing
     drivers: dict[str, Callable[[], Driver]] = {"torch": TorchDriver, "jax": JaxDriver, "tensorflow": TensorFlowDriver}
-    return drivers[name]() if name in drivers else ValueDriver(name)
+    own = drivers.get(name) or getattr(backend, "driver", None)
+    return own() if own else ValueDriver(name)

@@ -53,13 +53,36 @@ class Result(NamedTuple):
     gradient_dtypes: list[str]
 
 
+class Script(NamedTuple):
+    """How a counter-example is written in a framework's own words.
+
+    Attributes:
+        imports: statements, beside those of mrl and NumPy.
+        array: the source of an array, from that of its numbers, its dtype and a device.
+        gradients: statements that set ``total`` and the gradient ``dx`` of every name ``x``, from the source of a call
+            with a place for the names, the names, and the source of the upstream gradient, ``None`` for 1.
+        to_numpy: the source of an array's values, with a place for its name.
+        first: a statement that comes before the arrays.
+    """
+
+    imports: tuple[str, ...]
+    array: Callable[[str, str, Any], str]
+    gradients: Callable[[str, Sequence[str], str | None], list[str]]
+    to_numpy: str
+    first: str = ""
+
+
 class Driver(Protocol):
     """One framework's way of running a function.
+
+    A plug-in's ``driver()`` gives one. It may have a ``script`` too, a :class:`Script` that counter-examples are
+    written with.
 
     Attributes:
         name: of the backend.
         modes: ways of running, ``"eager"`` first.
         dtypes: of the arrays that it can make.
+        gradients: whether it differentiates.
     """
 
     @property
@@ -71,8 +94,16 @@ class Driver(Protocol):
     @property
     def dtypes(self) -> tuple[str, ...]: ...
 
+    @property
+    def gradients(self) -> bool: ...
+
     def run(self, mode: str, call: Call) -> Result:
         """Run ``call.function`` in ``mode``, and differentiate it."""
+
+
+def dtype_of(constant: np.ndarray, call: Call) -> str | None:
+    """The dtype in which a constant is handed over: that of the arrays for numbers, its own for integers."""
+    return call.dtype if np.issubdtype(constant.dtype, np.floating) else None
 
 
 def result_of(outputs: Iterable[Any], gradients: Iterable[Any] | None, wide: Callable[[Any], Float]) -> Result:

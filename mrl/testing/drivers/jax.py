@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ...dispatch import backend_named
-from .base import Call, Result, result_of
+from .base import Call, Result, Script, dtype_of, result_of
+
+
+def _array(numbers: str, dtype: str, device: Any) -> str:
+    made = f"jnp.asarray({numbers}, jnp.{'int32' if dtype == 'int64' else dtype})"
+    return made if device is None else f"jax.device_put({made}, jax.devices({str(device)!r})[0])"
+
+
+def _gradients(call: str, names: Sequence[str], upstream: str | None) -> list[str]:
+    inputs = ", ".join(names)
+    given = "jnp.ones_like(total)" if upstream is None else f"{upstream}.astype(total.dtype)"
+    return [
+        f"total, back = jax.vjp(lambda {inputs}: {call.format(inputs)}, {inputs})",
+        f"{', '.join(f'd{name}' for name in names)}, = back({given})",
+    ]
 
 
 class JaxDriver:
@@ -15,6 +30,8 @@ class JaxDriver:
 
     name = "jax"
     modes = ("eager", "jit")
+    gradients = True
+    script = Script(("import jax", "import jax.numpy as jnp"), _array, _gradients, "{}")
 
     def __init__(self) -> None:
         self._jitted: dict[Any, Any] = {}
@@ -31,11 +48,13 @@ class JaxDriver:
         import jax.numpy as jnp
 
         make, function = backend_named("jax").from_numpy, call.function
-        inputs = [
-            make(np.asarray(jnp.asarray(x, call.dtype)), dtype=call.dtype, device=call.device) for x in call.arrays
-        ]
-        constants = [_narrow(x) for x in call.constants]
-        constants = [make(x, dtype=None, device=call.device) for x in constants]
+
+        def array(x: np.ndarray, dtype: str | None) -> Any:
+            x = _narrow(x) if dtype is None else np.asarray(jnp.asarray(x, dtype))
+            return make(x, dtype=dtype, device=call.device)
+
+        inputs = [array(x, call.dtype) for x in call.arrays]
+        constants = [array(x, dtype_of(x, call)) for x in call.constants]
 
         def objective(inputs: Any, constants: Any, upstream: Any) -> Any:
             outputs = tuple(function(inputs, constants))

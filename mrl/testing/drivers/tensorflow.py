@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from .base import Call, Result, result_of
+from .base import Call, Result, Script, dtype_of, result_of
+
+
+def _array(numbers: str, dtype: str, device: Any) -> str:
+    return f"tf.constant({numbers}, tf.{dtype})"  # on TensorFlow's own choice of a device
+
+
+def _gradients(call: str, names: Sequence[str], upstream: str | None) -> list[str]:
+    inputs = ", ".join(names)
+    given = "None" if upstream is None else f"tf.cast({upstream}, total.dtype)"
+    return [
+        "with tf.GradientTape() as tape:",
+        f"    tape.watch([{inputs}])",
+        f"    total = {call.format(inputs)}",
+        f"{', '.join(f'd{name}' for name in names)}, = tape.gradient(",
+        f"    total, [{inputs}], {given}, unconnected_gradients=tf.UnconnectedGradients.ZERO",
+        ")",
+    ]
 
 
 class TensorFlowDriver:
@@ -15,6 +32,8 @@ class TensorFlowDriver:
     name = "tensorflow"
     modes = ("eager", "graph", "xla")
     dtypes = ("float16", "bfloat16", "float32", "float64")
+    gradients = True
+    script = Script(("import tensorflow as tf",), _array, _gradients, "tf.cast({}, tf.float64)")
 
     def __init__(self) -> None:
         self._traced: dict[Any, Any] = {}
@@ -35,7 +54,7 @@ class TensorFlowDriver:
         with tf.device(call.device):
             given = [
                 [tf.cast(tf.constant(x), call.dtype) for x in call.arrays],
-                [tf.constant(x) for x in call.constants],
+                [tf.cast(tf.constant(x), dtype_of(x, call) or x.dtype) for x in call.constants],
             ]
             if call.upstream is not None:
                 given.append(tf.cast(tf.constant(call.upstream), call.dtype))

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from .base import Call, Result, result_of
+from .base import Call, Result, Script, dtype_of, result_of
+
+
+def _array(numbers: str, dtype: str, device: Any) -> str:
+    return f"torch.tensor({numbers}, dtype=torch.{dtype}{'' if device is None else f', device={device!r}'})"
+
+
+def _gradients(call: str, names: Sequence[str], upstream: str | None) -> list[str]:
+    inputs = ", ".join(names)
+    given = "" if upstream is None else f"{upstream}.to(total.dtype), "
+    return [
+        f"inputs = [x.requires_grad_() for x in ({inputs},)]",
+        f"total = {call.format('*inputs')}",
+        f"gradients = torch.autograd.grad(total, inputs, {given}allow_unused=True, materialize_grads=True)",
+        f"{', '.join(f'd{name}' for name in names)}, = gradients",
+    ]
 
 
 class TorchDriver:
@@ -15,6 +31,8 @@ class TorchDriver:
     name = "torch"
     modes = ("eager", "compile")
     dtypes = ("float16", "bfloat16", "float32", "float64")
+    gradients = True
+    script = Script(("import torch",), _array, _gradients, "{}.detach().cpu().double().numpy()")
 
     def __init__(self) -> None:
         self._compiled: dict[Any, Any] = {}
@@ -27,7 +45,8 @@ class TorchDriver:
 
         differentiated, function = call.upstream is not None, call.function
         inputs = [tensor(x, getattr(torch, call.dtype)).requires_grad_(differentiated) for x in call.arrays]
-        constants = [tensor(x, None) for x in call.constants]
+        kinds = [dtype_of(x, call) for x in call.constants]
+        constants = [tensor(x, kind and getattr(torch, kind)) for x, kind in zip(call.constants, kinds, strict=True)]
         if mode == "compile":
             if (call.key, call.dtype) not in self._compiled:
                 compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=False)
