@@ -22,6 +22,7 @@ from .cascade import (
     fit_temperatures,
     plot_cascade,
 )
+from .dispatch import register
 from .heads import NestedHead, NestedLoss, TiedHead
 from .losses import nested, nested_cross_entropy, nested_logits, truncate
 from .nesting import Nesting
@@ -54,6 +55,7 @@ __all__ = [
     "nested_cross_entropy",
     "nested_logits",
     "plot_cascade",
+    "register",
     "truncate",
 ]
 

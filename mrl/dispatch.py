@@ -18,8 +18,8 @@ GROUP = "mrl.backends"
 BUILTIN = ("numpy", "torch", "jax", "tensorflow")
 
 ROOTS = {"numpy": "numpy", "torch": "torch", "jax": "jax", "jaxlib": "jax", "tensorflow": "tensorflow"}
-# Memos of what a type or a name says, never configuration. Names and not modules: a graph that torch.compile traces
-# may have to carry what was written here while it was traced.
+# Memos of what a type or a name says, never configuration. No tensor of PyTorch reaches them: what torch.compile reads
+# while it traces it guards, and a memo that grew would have the user's whole graph compiled anew.
 _NAME_OF_TYPE: dict[type, str] = {}
 _LOADED_PLUG_INS: dict[str, Backend] = {}
 
@@ -35,10 +35,13 @@ def backend_of(arguments: Mapping[str, Any], *, one_device: bool = True) -> Back
         ImportError: the backend's framework, or a plug-in, cannot be imported.
     """
     found = None
+    # Not by the type's name and bases, which torch.compile cannot read of a Parameter. Without PyTorch it is no type.
+    tensor: Any = getattr(sys.modules.get("torch"), "Tensor", ())
     for name, array in arguments.items():
-        backend = _NAME_OF_TYPE.get(type(array))
-        if backend is None:
-            backend = _remember(name, array)
+        if isinstance(array, tensor):
+            backend = "torch"
+        else:
+            backend = _NAME_OF_TYPE.get(type(array)) or _remember(name, array)
         if found is None:
             found = backend
         elif backend != found:
@@ -99,6 +102,28 @@ def backend_named(name: str) -> Backend:
     if name not in known_backends():
         raise ValueError(f"backend: expected one of {known_backends()}, got {name!r}; install a plug-in for others")
     return _load(name)
+
+
+def register(backend: str) -> None:
+    """Make a backend known to its framework, before anything of mrl's has been called with an array.
+
+    The first such call does this by itself. It is for a process that reads what another wrote: in PyTorch
+    ``torch.export.load`` of a program with mrl's operators, and ``torch.load(weights_only=True)`` of heads,
+    nestings, losses and policies.
+
+    Args:
+        backend: ``"numpy"``, ``"torch"``, ``"jax"``, ``"tensorflow"`` or a plug-in's name.
+
+    Raises:
+        TypeError: ``backend`` is not a string.
+        ValueError: an unknown backend.
+        ImportError: the backend is not installed.
+
+    Example:
+        >>> import mrl
+        >>> mrl.register("numpy")
+    """
+    backend_named(backend)
 
 
 def known_backends() -> tuple[str, ...]:

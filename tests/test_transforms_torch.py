@@ -226,6 +226,24 @@ class TestTorch:
         with pytest.raises(RuntimeError, match=REFUSAL):
             gradient.norm().backward()
 
+    @pytest.mark.filterwarnings("ignore:Converting a tensor to a Python boolean")  # of the shapes that are checked
+    def test_what_cannot_be_recorded_says_so(self):
+        torch, policy = self.torch, mrl.CascadePolicy((0.5, 0.5), NESTING.dims)
+
+        def predict(z, weight):
+            return tuple(mrl.cascade_predict(z, mrl.TiedHead(weight), policy))
+
+        weight, stops = self.head.weight, r"cascade_predict: each row stops at a level of its own, which torch\."
+        with pytest.raises(RuntimeError, match=r"which torch\.jit\.trace cannot record; .* pass fused=False"):
+            torch.jit.trace(self.loss, (self.z,))
+        with pytest.raises(RuntimeError, match=stops + r"jit\.trace cannot record; use torch\.export"):
+            torch.jit.trace(lambda z: predict(z, weight), (self.z,))
+        vmap = torch.func.vmap(predict, in_dims=(None, 0))
+        torch.compiler.reset()
+        for run in (vmap, torch.compile(vmap, fullgraph=True, backend="aot_eager")):
+            with pytest.raises(Exception, match=stops + r"func\.vmap cannot do; call it on all rows at once"):
+                run(self.z, weight[None])
+
     def test_per_level_carries_no_gradient(self):
         z = self.z.clone().requires_grad_()
         for fused in (True, False):

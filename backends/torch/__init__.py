@@ -1,5 +1,11 @@
 """PyTorch, on any device; traceable by ``torch.compile(fullgraph=True)``, and by ``torch.func``."""
 
+from torch.serialization import add_safe_globals
+
+from mrl.cascade.policy import CascadePolicy, CascadeResult
+from mrl.heads import NestedHead, NestedLoss, TiedHead
+from mrl.nesting import Nesting
+
 from .arrays import devices, from_numpy, to_numpy
 from .cascade import cascade_exit, cascade_predict
 from .losses import nested_cross_entropy, nested_logits, truncate
@@ -14,3 +20,7 @@ __all__ = [
     "to_numpy",
     "truncate",
 ]
+
+# What ``torch.load(weights_only=True)`` may make of a file: values, whose constructors check what they are given.
+_remake = CascadePolicy((0.0,), (1, 2)).__reduce__()[0]
+add_safe_globals([TiedHead, NestedHead, NestedLoss, Nesting, CascadePolicy, CascadeResult, _remake])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from mrl.cascade.planning import level_columns, plan_chunk_rows, plan_wave_rows
 from mrl.cascade.policy import CascadePolicy, CascadeResult
 from mrl.heads import Head, NestedHead, TiedHead
 
-from .arrays import accumulation_dtype, no_autocast
+from .arrays import accumulation_dtype, is_batched, no_autocast
 
 
 def cascade_exit(probabilities: Tensor, policy: CascadePolicy, *, logits: bool) -> CascadeResult:
@@ -37,7 +38,16 @@ def cascade_predict(z: Tensor, head: Head, policy: CascadePolicy, *, chunk_rows:
         weights, biases = [head.weight], [] if head.bias is None else [head.bias]
     else:
         weights, biases = list(head.weights), list(head.biases or ())
-    run = _opaque_run if torch.compiler.is_compiling() else _run
+    compiling = torch.compiler.is_compiling()
+    if not compiling:
+        if torch.jit.is_tracing():  # and would keep how many rows this input left to each level
+            raise RuntimeError(
+                "cascade_predict: each row stops at a level of its own, which torch.jit.trace cannot record; "
+                "use torch.export"
+            )
+        if any(is_batched(x) for x in (z, *weights, *biases)):
+            raise _batched()
+    run = _opaque_run if compiling else _run
     # Nothing is differentiable here, and the operator of a compiled graph has no gradient to be asked for.
     fields = run(
         z.detach().reshape(-1, z.shape[-1]),
@@ -109,6 +119,18 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     double = any(x.dtype == torch.float64 for x in (z, *weights, *biases))
     return _empty(z, torch.float64 if double else torch.float32)
+
+
+@_opaque_run.register_vmap
+def _(info: Any, in_dims: Any, *arguments: Any) -> Any:
+    raise _batched()
+
+
+def _batched() -> RuntimeError:
+    return RuntimeError(
+        "cascade_predict: each row stops at a level of its own, which torch.func.vmap cannot do; "
+        "call it on all rows at once, z of any leading shape (..., D), or in a loop over heads"
+    )
 
 
 def _empty(z: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

@@ -40,6 +40,11 @@ def fused_cross_entropy(
     compiling, grad_enabled = torch.compiler.is_compiling(), torch.is_grad_enabled()
     if compiling and _is_transformed():
         raise _too_much("torch.func or forward-mode differentiation inside torch.compile")
+    if not compiling and torch.jit.is_tracing():
+        raise RuntimeError(
+            "nested_cross_entropy: the fused form is one function of autograd, which torch.jit.trace cannot record; "
+            "use torch.export, or pass fused=False for the composed form"
+        )
     count, classes = None if compiling else labels.numel(), leaves[0].shape[0]
     # Compiled for any number of rows, a chunk is planned as if there were many.
     level_bytes = (ENOUGH_ROWS if count is None else count) * classes * rows.element_size()
