@@ -22,5 +22,4 @@ __all__ = [
 ]
 
 # What ``torch.load(weights_only=True)`` may make of a file: values, whose constructors check what they are given.
-_remake = CascadePolicy((0.0,), (1, 2)).__reduce__()[0]
-add_safe_globals([TiedHead, NestedHead, NestedLoss, Nesting, CascadePolicy, CascadeResult, _remake])
+add_safe_globals([TiedHead, NestedHead, NestedLoss, Nesting, CascadePolicy, CascadeResult])
