@@ -137,3 +137,10 @@ def bench(session: nox.Session) -> None:
     """What nested training and cascades cost, as ratios; ``-- --quick`` for less than a minute."""
     install(session, "all", tools=("optax>=0.2",))
     session.run("python", "benchmarks/run.py", *session.posargs, env=QUIET)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """How many small faults the tests notice; ``-- --count 100 --seed 1 mrl/cascade`` says how many, and where."""
+    install(session, "all", tools=TEST_TOOLS)
+    session.run("python", "benchmarks/mutation.py", *session.posargs, env=QUIET)

@@ -7,7 +7,7 @@ import tempfile
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 import mrl
 from mrl.cascade.binomial import paired_difference
@@ -80,6 +80,28 @@ def test_the_interval_of_a_difference_at_its_ends() -> None:
     assert paired_difference(5, 0, 5, 0.95)[1] == 1 and paired_difference(0, 5, 5, 0.95)[0] == -1
     turned = [-end for end in paired_difference(3, 7, 40, 0.9)[::-1]]
     assert paired_difference(7, 3, 40, 0.9) == pytest.approx(turned, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("gains", "losses", "n"),
+    [(0, 0, 1), (0, 0, 7), (1, 0, 2), (0, 2, 3), (2, 1, 4), (0, 3, 50), (7, 3, 40), (90, 5, 100)],
+)
+def test_the_interval_of_a_difference_ends_where_it_is_rejected(gains: int, losses: int, n: int) -> None:
+    """By the likeliest share of losses from a search, in place of the formula."""
+    interval, z = paired_difference(gains, losses, n, 0.9), stats.norm.ppf(0.95)
+    for end, sign in zip(interval, (1, -1), strict=True):
+        assert -1 < end < 1
+
+        def unlikely(share: float, end: float = end) -> float:
+            chances = np.array([share + end, share, 1 - 2 * share - end])
+            counts = np.array([gains, losses, n - gains - losses])
+            return -float(np.log(np.maximum(chances, 1e-300)) @ counts)
+
+        bounds = max(0.0, -end), (1 - end) / 2
+        share = optimize.minimize_scalar(unlikely, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
+        share = min((share, *bounds), key=unlikely)
+        deviation = np.sqrt(n * (2 * share + end * (1 - end)))
+        assert (gains - losses - n * end) / deviation == pytest.approx(sign * z, abs=1e-5)
 
 
 def test_counts_resample_as_examples_do() -> None:
