@@ -5,6 +5,7 @@ import sys
 from contextlib import suppress
 from importlib import import_module
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -36,6 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="test the Triton kernel too: it must be installed, and crashes where TensorFlow is loaded before it",
     )
+    group.addoption(
+        "--strict-settings",
+        action="store_true",
+        help="with NumPy set to raise on underflow and the like, and JAX where ranks differ, as careful users set them",
+    )
     group.addoption("--profile", choices=("ci", "long"), default="ci", help="Hypothesis' profile (default: ci)")
 
 
@@ -59,6 +65,10 @@ def pytest_configure(config: pytest.Config) -> None:
             ) from error
     if "jax" in chosen(config):
         sys.modules["jax"].config.update("jax_enable_x64", config.getoption("--x64") == "on")
+    if config.getoption("--strict-settings"):
+        np.seterr(all="raise")
+        if "jax" in chosen(config):
+            sys.modules["jax"].config.update("jax_numpy_rank_promotion", "raise")
     if "tensorflow" in chosen(config):
         sys.modules["tensorflow"].get_logger().setLevel("ERROR")
 

@@ -11,6 +11,7 @@ import mrl
 GRID = np.geomspace(0.01, 100, 4001)
 
 
+@np.errstate(all="ignore")
 def losses(logits, labels, temperatures):
     """The mean cross-entropy in float64 under each temperature, of the rows for which it is ever finite."""
     gaps = logits - logits.max(-1, keepdims=True)

@@ -12,7 +12,8 @@ from mrl.heads import Head, head_leaves
 def from_numpy(array: Any, *, dtype: str | None, device: Any) -> np.ndarray:
     if device not in (None, "cpu"):
         raise ValueError("NumPy computes on the CPU only")
-    return np.asarray(array, None if dtype is None else _dtype(dtype))
+    with np.errstate(under="ignore", over="ignore"):  # rounding to a narrower dtype is what is asked for
+        return np.asarray(array, None if dtype is None else _dtype(dtype))
 
 
 def to_numpy(array: np.ndarray, *, blocking: bool) -> np.ndarray:

@@ -27,7 +27,8 @@ def binomial_cdf(k: int, n: int, p: float) -> float:
     ratios = np.log(n - j + 1) - np.log(j) + (math.log(p) - math.log1p(-p))
     terms = n * math.log1p(-p) + np.concatenate(([0.0], np.cumsum(ratios)))
     largest = terms.max()
-    return min(1.0, float(np.exp(terms - largest).sum() * math.exp(largest)))
+    with np.errstate(under="ignore"):  # a term beside a larger one may be nothing
+        return min(1.0, float(np.exp(terms - largest).sum() * math.exp(largest)))
 
 
 def clopper_pearson(k: int, n: int, level: float) -> tuple[float, float]:
