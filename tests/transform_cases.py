@@ -9,7 +9,7 @@ from mrl import spec
 NESTING = mrl.Nesting((2, 3, 5), weights=(1.0, 0.5, 2.0))
 RNG = np.random.default_rng(7)
 Z = RNG.normal(size=(4, 6)).astype(np.float32)
-HEAD = mrl.TiedHead(RNG.normal(size=(3, 5)).astype(np.float32), RNG.normal(size=3).astype(np.float32))
+HEAD = mrl.TiedHead(RNG.normal(size=(3, 6)).astype(np.float32), RNG.normal(size=3).astype(np.float32))
 LABELS = np.array([0, 2, 1, 1], np.int32)
 LOSS = spec.nested_cross_entropy(Z, HEAD, LABELS, NESTING)
 GRADIENT = spec.nested_cross_entropy_vjp(Z, HEAD, LABELS, NESTING, np.ones(()))[0]

@@ -26,6 +26,10 @@ def from_numpy(array: Any, *, dtype: str | None, device: Any) -> tf.Tensor:
     return tensor
 
 
+def take_numpy(array: Any) -> tf.Tensor:
+    return tf.convert_to_tensor(array)
+
+
 def to_numpy(array: Any, *, blocking: bool) -> np.ndarray | None:
     traced = not hasattr(array, "numpy") or not tf.executing_eagerly()
     if not blocking and (traced or "CPU" not in array.device):
@@ -47,6 +51,13 @@ def devices() -> tuple[str, ...]:
 def nan_where(condition: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """NaN or zero; no constant of it, which ``tf.debugging.enable_check_numerics`` would take for a mistake."""
     return tf.sqrt(-tf.cast(condition, dtype))
+
+
+def moderate(x: tf.Tensor, axis: int | None = None) -> tf.Tensor:
+    """``x`` by a power of two, which rounds nothing, where its entries are so large that squares or sums overflow."""
+    above, factor = (2.0**400, 2.0**-600) if x.dtype == tf.float64 else (2.0**40, 2.0**-80)
+    large = tf.reduce_max(tf.abs(x), axis, keepdims=True) > above
+    return x * tf.where(large, tf.constant(factor, x.dtype), tf.constant(1, x.dtype))
 
 
 def in_xla() -> bool:

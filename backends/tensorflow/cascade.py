@@ -62,7 +62,7 @@ def cascade_predict(z: Any, head: Head, policy: CascadePolicy, *, chunk_rows: in
     chunk_rows = chunk_rows or (None if in_xla() else MANY_ROWS)
     chunk = plan_chunk_rows(z.shape[0], classes, wide.size, on_host=on_host(z), chunk_rows=chunk_rows)
     cuts = policy.cuts64 if wide == tf.float64 else policy.cuts32
-    temperatures = policy.temperatures if set(policy.temperatures) != {1.0} else None
+    temperatures = [_normal(t) for t in policy.temperatures] if set(policy.temperatures) != {1.0} else None
     rule = Rule(policy.dims, policy.confidence, cuts, temperatures)
     if in_xla():
         fields = _walk_compiled(z, head, rule, chunk)
@@ -231,11 +231,16 @@ def _picker(z: tf.Tensor, start: int, stop: int) -> Callable[[tf.Tensor], tf.Ten
 
 def _given(values: tf.Tensor, policy: CascadePolicy, g: int, logits: bool) -> tf.Tensor:
     """The confidence of level ``g`` of given logits or probabilities."""
-    temperature = None if policy.temperatures[g] == 1 else policy.temperatures[g]
+    temperature = None if policy.temperatures[g] == 1 else _normal(policy.temperatures[g])
     values = values if logits else tf.clip_by_value(values, 0, 1)
     if logits or temperature is not None:
         return _confidence(values if logits else tf.math.log(values), policy.confidence, temperature)
     return _reduce(values, values, policy.confidence, tf.reduce_any(tf.math.is_nan(values), -1))
+
+
+def _normal(temperature: float) -> float:
+    """What has a reciprocal that XLA, which multiplies by it, does not flush to zero."""
+    return min(max(temperature, 2.0**-126), 2.0**126)
 
 
 def _confidence(logits: tf.Tensor, kind: str, temperature: tf.Tensor | float | None) -> tf.Tensor:

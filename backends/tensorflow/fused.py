@@ -21,23 +21,25 @@ from mrl.planning import plan_chunk_rows
 
 from .arrays import in_xla, nan_where, on_host
 from .sweep import Plan, sweep
+from .targets import Rows, weighted_sum
 
 
 def fused_cross_entropy(
     z: Any,
     head: Head,
-    labels: tf.Tensor,
-    rows: tf.Tensor,
+    rows: Rows,
+    scales: list[Any],
     nesting: Nesting,
     label_smoothing: float,
     summed: bool,
     chunk_rows: int | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """``(total, per_level)`` of ``rows[i] * CE_g[i]``, summed over the examples or not."""
+    """``(total, per_level)`` of ``factors[i] * CE_g[i]``, summed over the examples or not."""
     tied, leaves = isinstance(head, TiedHead), head_leaves(head)
     leaves = tuple(tf.identity(leaf) for leaf in leaves)  # tf.cond finds no gradient for a tensor from outside of it
     z = tf.reshape(z, [-1, z.shape[-1]])
-    shape = tf.shape(labels)
+    shape, factors = tf.shape(rows.factors), tf.reshape(rows.factors, [-1])
+    labels = tf.reshape(rows.labels, [-1, *([rows.labels.shape[-1]] if rows.labels.dtype.is_floating else [])])
     plan = Plan(
         nesting,
         tied,
@@ -45,9 +47,9 @@ def fused_cross_entropy(
         summed,
         plan_chunk_rows(
             3 * len(nesting) // 2,  # some levels are there twice, as logits and as gradients
-            labels.shape.num_elements(),
+            rows.factors.shape.num_elements(),
             leaves[0].shape[0],
-            rows.dtype.size,
+            factors.dtype.size,
             on_host=on_host(z),
             chunk_rows=chunk_rows,
         ),
@@ -56,18 +58,17 @@ def fused_cross_entropy(
     # watches has its gradient computed when it is asked for.
     watched = tuple(PossibleTapeGradientTypes([x]) != POSSIBLE_GRADIENT_TYPES_NONE for x in (z, *leaves))
     needs, eager = tuple(summed and x for x in watched), tf.executing_eagerly()
-    labels, rows = tf.reshape(labels, [-1]), tf.reshape(rows, [-1])
 
     @tf.custom_gradient
     def call(z: tf.Tensor, *leaves: tf.Tensor) -> Any:
-        losses, gradients = sweep(z, leaves, labels, rows, plan, needs)
-        per_level = tf.reduce_sum(losses, 1) if summed else losses
-        levels = zip(nesting.weights, tf.unstack(per_level, len(nesting)), strict=True)
-        total = tf.add_n([weight * level for weight, level in levels])
+        losses, gradients = sweep(z, leaves, labels, factors, rows.class_weight, scales, plan, needs)
+        per_level, total = losses, weighted_sum(tf.unstack(losses, len(nesting)), scales)
 
         # A CPU's softmax may keep a NaN to itself: what all of a row's gradient has to be is told by its losses. Looked
         # at once, because one more product with all of a gradient would cost a tenth of a step.
-        lost = nan_where(tf.math.is_nan(tf.reduce_sum(losses, 0)) & tf.not_equal(rows, 0), rows.dtype)
+        lost = nan_where(tf.math.is_nan(total) & tf.not_equal(factors, 0), factors.dtype)
+        if summed:
+            per_level, total = tf.reduce_sum(losses, 1), tf.reduce_sum(total)
 
         def backward(upstream: tf.Tensor, _: tf.Tensor) -> Any:
             found = [None if g is None else g * upstream for g in gradients]
@@ -76,7 +77,8 @@ def fused_cross_entropy(
             # Eager, what no tape watched is not wanted; of a graph, what is not wanted is never run.
             missing = tuple(not needed and (seen or not eager) for needed, seen in zip(needs, watched, strict=True))
             if any(missing):
-                _, rest = sweep(z, leaves, labels, (rows + lost) * upstream, plan, missing)
+                again = (factors + lost) * upstream
+                _, rest = sweep(z, leaves, labels, again, rows.class_weight, scales, plan, missing)
                 found = [g if needed else x for g, x, needed in zip(found, rest, needs, strict=True)]
             found = [None if g is None else tf.cast(g, x.dtype) for g, x in zip(found, (z, *leaves), strict=True)]
             return [None if g is None else _differentiable_once(g, upstream, z, *leaves) for g in found]

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tensorflow as tf
 
-from mrl.heads import Head, NestedLoss, TiedHead, head_classes
+from mrl.heads import Head, NestedHead, NestedLoss, TiedHead, head_classes
 from mrl.nesting import Nesting
 
-from .arrays import accumulation_dtype, in_xla, nan_where, widen
+from .arrays import accumulation_dtype, moderate, nan_where, widen
 from .fused import fused_cross_entropy
+from .targets import Rows, densities, fitting, hard_labels, rows_of, weighted_sum, weights_of
 
 
 def truncate(z: Any, dim: int, *, normalize: bool) -> tf.Tensor:
     x = z[..., :dim]
     if not normalize:
         return x
-    x = tf.cast(x, tf.float64 if x.dtype == tf.float64 else tf.float32)
-    # A power of two, which rounds nothing, keeps the squares of large entries in range. Dividing by the largest entry
-    # would not do: XLA multiplies by the reciprocal, which vanishes for some. Small squares may vanish, because a norm
-    # made of such is zero.
-    above, factor = (2.0**400, 2.0**-600) if x.dtype == tf.float64 else (2.0**40, 2.0**-80)
-    large = tf.reduce_max(tf.abs(x), -1, keepdims=True) > above
-    x *= tf.where(large, tf.constant(factor, x.dtype), tf.constant(1, x.dtype))
+    # Dividing by the largest entry would keep the squares in range too, but for XLA, which multiplies by a reciprocal
+    # that vanishes for some. Small squares may vanish: a norm made of such is zero.
+    x = moderate(tf.cast(x, tf.float64 if x.dtype == tf.float64 else tf.float32), -1)
     squares = tf.reduce_sum(tf.square(x), -1, keepdims=True)
     tiny = tf.sqrt(tf.stop_gradient(squares)) <= 1e-12
     norm = tf.sqrt(tf.where(tiny, tf.ones_like(squares), squares))
@@ -57,51 +55,81 @@ def nested_cross_entropy(
     *,
     label_smoothing: float,
     ignore_index: int | None,
+    sample_weight: Any = None,
+    class_weight: Any = None,
+    level_weights: Any = None,
     reduction: str,
     fused: bool,
     chunk_rows: int | None,
 ) -> NestedLoss:
-    classes = head_classes(head)
-    used = tf.ones_like(labels, tf.bool)
-    if ignore_index is not None:
-        used = tf.not_equal(labels, tf.constant(ignore_index, labels.dtype))
-    labels = tf.cast(labels, tf.int64)
-    outside = used & ((labels < 0) | (labels >= classes))
-    if not (z.shape[:-1].is_fully_defined() and labels.shape.is_fully_defined()):
-        outside |= ~_same_lead(z, labels)
+    classes, wide, summed = head_classes(head), accumulation_dtype(z, head), reduction != "none"
+    rows = rows_of(
+        z, labels, classes, label_smoothing, ignore_index, sample_weight, class_weight, reduction == "mean", wide
+    )
     if ignore_index is not None:
         # An ignored row takes no part even when it holds NaN, which would survive a product with zero.
-        z = tf.where(used[..., None], z, tf.zeros_like(z))
-    labels = tf.where(used & ~outside, labels, tf.zeros_like(labels))
-    # A label out of range that nobody could see makes its loss and its gradient NaN, never a wrong number.
-    rows = tf.cast(used, accumulation_dtype(z, head))
-    rows += nan_where(outside, rows.dtype)
-    if reduction == "mean":
-        rows = rows / tf.cast(tf.maximum(tf.math.count_nonzero(used), 1), rows.dtype)
+        z = tf.where(rows.used[..., None], z, tf.zeros_like(z))
+    count, levels = len(nesting), nesting.levels_in_use
+    scales: list[Any] = [nesting.weights[g] for g in levels]
+    if level_weights is not None:
+        given = tf.unstack(weights_of(level_weights, wide), count)
+        scales = [scale * given[g] for scale, g in zip(scales, levels, strict=True)]
+    nesting = Nesting([nesting.dims[g] for g in levels], [nesting.weights[g] for g in levels])
+    head, left_out = _levels_of(head, levels)
     if fused:
-        total, per_level = fused_cross_entropy(
-            z, head, labels, rows, nesting, label_smoothing, reduction != "none", chunk_rows
-        )
+        total, per_level = fused_cross_entropy(z, head, rows, scales, nesting, label_smoothing, summed, chunk_rows)
     else:
-        losses = _cross_entropies(nested_logits(z, head, nesting), labels, label_smoothing)
-        losses = tf.math.multiply_no_nan(losses, rows)  # infinite, if the class 0 that stands in is excluded
-        per_level = losses if reduction == "none" else tf.reduce_sum(losses, range(1, losses.shape.rank))
-        total = tf.add_n([weight * level for weight, level in zip(nesting.weights, tf.unstack(per_level), strict=True)])
+        losses = _cross_entropies(nested_logits(z, head, nesting), rows, label_smoothing)
+        losses = tf.math.multiply_no_nan(losses, rows.factors)  # infinite, if the class 0 that stands in is excluded
+        per_level = tf.reduce_sum(losses, range(1, losses.shape.rank)) if summed else losses
+        total = weighted_sum(tf.unstack(per_level, len(levels)), scales)
+    for leaf in left_out:  # their gradient is not missing, but zero: that of a sum of nothing
+        total += tf.cast(tf.reduce_sum(leaf[:0]), wide)
+    if len(levels) < count:
+        found = dict(zip(levels, tf.unstack(per_level, len(levels)), strict=True))
+        unknown = tf.fill(tf.shape(total), tf.constant(math.nan, wide))
+        per_level = tf.stack([found.get(g, unknown) for g in range(count)])
     return NestedLoss(total, tf.stop_gradient(per_level))
 
 
-def _same_lead(z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Whether shapes that were not known while this was traced fit: else an error, or, in XLA, NaN."""
-    same = tf.reduce_all(tf.equal(tf.shape(z)[:-1], tf.shape(labels)))
-    told = "labels: expected the leading shape of z; give one class index per example", tf.shape(z), tf.shape(labels)
-    with tf.control_dependencies([] if in_xla() else [tf.debugging.Assert(same, told)]):
-        return tf.identity(same)
-
-
-def _cross_entropies(logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float) -> tf.Tensor:
-    log_p = tf.nn.log_softmax(logits)
+def nested_accuracy(logits: Any, labels: Any, *, topk: tuple[int, ...], ignore_index: int | None) -> tf.Tensor:
+    logits, classes = tf.stop_gradient(logits), logits.shape[-1]
+    labels, _, lost = fitting(logits[0, ..., :0], labels, None, classes)
+    used, labels, outside = hard_labels(labels, classes, ignore_index)
     index = tf.broadcast_to(labels, tf.shape(logits)[:-1])
-    losses = -(1 - label_smoothing) * tf.gather(log_p, index, batch_dims=index.shape.rank)
+    own = tf.gather(logits, index, batch_dims=index.shape.rank)[..., None]
+    ahead = (logits > own) | (tf.equal(logits, own) & (tf.range(classes, dtype=tf.int64) < labels[..., None]))
+    rank = tf.math.count_nonzero(ahead, -1)
+    known = used & ~tf.reduce_any(tf.math.is_nan(logits), -1)
+    right = [tf.math.count_nonzero(known & (rank < k), range(1, rank.shape.rank)) for k in topk]
+    # In float64 first: where XLA multiplies by a reciprocal, all of three would not be one in float32.
+    total = tf.cast(tf.maximum(tf.math.count_nonzero(used), 1), tf.float64)
+    share = tf.cast(
+        tf.cast(tf.stack(right, -1), tf.float64) / total, tf.float64 if logits.dtype == tf.float64 else tf.float32
+    )
+    return share + nan_where(tf.reduce_any(outside if lost is None else outside | lost), share.dtype)
+
+
+def _levels_of(head: Head, levels: tuple[int, ...]) -> tuple[Head, list[Any]]:
+    """The head of these levels, and the arrays of the others; a tied head is all of theirs."""
+    if isinstance(head, TiedHead):
+        return head, []
+    groups = [group for group in (head.weights, head.biases) if group is not None]
+    left_out = [x for group in groups for g, x in enumerate(group) if g not in levels]
+    kept = [tuple(group[g] for g in levels) for group in groups]
+    return NestedHead(*kept), left_out
+
+
+def _cross_entropies(logits: tf.Tensor, rows: Rows, label_smoothing: float) -> tf.Tensor:
+    log_p, labels = tf.nn.log_softmax(logits), rows.labels
+    if labels.dtype.is_floating or rows.class_weight is not None:
+        targets = densities(labels, logits.shape[-1], label_smoothing, rows.class_weight, logits.dtype)
+        return -tf.reduce_sum(tf.math.multiply_no_nan(log_p, targets), -1)
+    losses = tf.zeros([], logits.dtype)
+    # A share of nothing is left out: of an excluded class it would be NaN.
+    if label_smoothing < 1:
+        index = tf.broadcast_to(labels, tf.shape(logits)[:-1])
+        losses = -(1 - label_smoothing) * tf.gather(log_p, index, batch_dims=index.shape.rank)
     if label_smoothing:
-        losses = losses - label_smoothing * tf.reduce_mean(log_p, -1)
+        losses -= label_smoothing * tf.reduce_mean(log_p, -1)
     return losses

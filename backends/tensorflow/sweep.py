@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from mrl.nesting import Nesting
 
+from .targets import densities, times
+
 
 class Plan(NamedTuple):
     """What is fixed before any value is seen."""
@@ -20,16 +22,32 @@ class Plan(NamedTuple):
     chunk_rows: int
 
 
+class Target(NamedTuple):
+    """What a chunk's rows are measured against."""
+
+    labels: tf.Tensor
+    shares: tf.Tensor | None  # of every class; of labels, only where a gradient is wanted
+    total: tf.Tensor | None  # the sum of a row's shares, where it need not be one
+
+
 def sweep(
-    z: tf.Tensor, leaves: tuple[tf.Tensor, ...], labels: tf.Tensor, rows: tf.Tensor, plan: Plan, needs: tuple[bool, ...]
+    z: tf.Tensor,
+    leaves: tuple[tf.Tensor, ...],
+    labels: tf.Tensor,
+    rows: tf.Tensor,
+    class_weight: tf.Tensor | None,
+    scales: list[Any],
+    plan: Plan,
+    needs: tuple[bool, ...],
 ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
     """``rows[i] * CE_g[i]`` as ``(G, N)``, then the gradients that are needed, all in the dtype of ``rows``."""
     z, leaves = tf.cast(z, rows.dtype), tuple(tf.cast(leaf, rows.dtype) for leaf in leaves)
     if plan.tied:  # a slice is a copy: one before the loop, and none in it
         cut = [leaves[0][:, start:stop] for start, stop in plan.nesting.blocks]
-        work = partial(_sweep_tied, weights=cut, bias=leaves[1] if len(leaves) == 2 else None, plan=plan, needs=needs)
+        work = partial(_sweep_tied, weights=cut, bias=leaves[1] if len(leaves) == 2 else None)
     else:
-        work = partial(_sweep_untied, leaves=leaves, plan=plan, needs=needs)
+        work = partial(_sweep_untied, leaves=leaves)
+    work = partial(work, class_weight=class_weight, scales=scales, plan=plan, needs=needs)
     if z.shape[0] is not None and z.shape[0] <= plan.chunk_rows:
         losses, dz, parts = work(z, labels, rows)
     else:
@@ -54,10 +72,14 @@ def _sweep_chunks(
     chunks = chunks if known else tf.maximum(1, chunks)
     size = -(-count // chunks)
     fill = chunks * size - count  # rows of weight zero that even out the last chunk
-    if not known or fill:  # a copy, even of no rows
-        z, labels, rows = tf.pad(z, [[0, fill], [0, 0]]), tf.pad(labels, [[0, fill]]), tf.pad(rows, [[0, fill]])
-    z = tf.reshape(z, [chunks, size, z.shape[1]])
-    labels, rows = tf.reshape(labels, [chunks, size]), tf.reshape(rows, [chunks, size])
+    uneven, soft = not known or fill, labels.dtype.is_floating
+    if uneven:  # a copy, even of no rows
+        z, rows = tf.pad(z, [[0, fill], [0, 0]]), tf.pad(rows, [[0, fill]])
+    z, rows = tf.reshape(z, [chunks, size, z.shape[1]]), tf.reshape(rows, [chunks, size])
+    if not soft:
+        labels = tf.reshape(tf.pad(labels, [[0, fill]]) if uneven else labels, [chunks, size])
+    elif not uneven:
+        labels = tf.reshape(labels, [chunks, size, labels.shape[1]])
     all_losses = tf.TensorArray(rows.dtype, chunks, infer_shape=False)
     dzs = tf.TensorArray(rows.dtype, chunks if needs[0] else 0, infer_shape=False)
     # A zero that is not folded: constants as large as the table would stay in memory for as long as the function.
@@ -70,7 +92,11 @@ def _sweep_chunks(
             zeros.append(tf.fill(leaf.shape, zero) if needed else None)
 
     def step(i: tf.Tensor, all_losses: tf.TensorArray, dzs: tf.TensorArray, *sums: tf.Tensor) -> Any:
-        losses, dz, parts = work(z[i], labels[i], rows[i])
+        if soft and uneven:  # of such labels no more than a chunk is copied
+            own = tf.gather(labels, tf.minimum(i * size + tf.range(size), count - 1))
+        else:
+            own = labels[i]
+        losses, dz, parts = work(z[i], own, rows[i])
         dzs = dzs if dz is None else dzs.write(i, dz)
         return i + 1, all_losses.write(i, losses), dzs, *(a + b for a, b in zip(sums, _flatten(parts), strict=True))
 
@@ -104,6 +130,8 @@ def _sweep_tied(
     *,
     weights: list[tf.Tensor],
     bias: tf.Tensor | None,
+    class_weight: tf.Tensor | None,
+    scales: list[Any],
     plan: Plan,
     needs: tuple[bool, ...],
 ) -> tuple[tf.Tensor, tf.Tensor | None, list[Any]]:
@@ -113,13 +141,15 @@ def _sweep_tied(
         block = tf.matmul(x, weight, transpose_b=True)
         before = levels[-1] if levels else bias
         levels.append(block if before is None else before + block)
-    losses, residuals = zip(*(_residual(level, labels, rows, plan) for level in levels), strict=True)
+    target = _target(labels, class_weight, levels[0], plan, needs)
+    pairs = [_residual(level, target, rows, scale, plan) for level, scale in zip(levels, scales, strict=True)]
+    losses, residuals = zip(*pairs, strict=True)
     needs_z, needs_weight, needs_bias = (*needs, False)[:3]
     dz = dweight = dbias = None
     if any(needs):
         suffixes = list[tf.Tensor]()
-        for w, residual in zip(reversed(plan.nesting.weights), reversed(residuals), strict=True):
-            suffixes.append(w * residual + suffixes[-1] if suffixes else w * residual)
+        for residual in reversed(residuals):
+            suffixes.append(residual + suffixes[-1] if suffixes else residual)
         suffixes.reverse()
     if needs_z:
         parts = [tf.matmul(s, weight) for s, weight in zip(suffixes, weights, strict=True)]
@@ -140,17 +170,20 @@ def _sweep_untied(
     rows: tf.Tensor,
     *,
     leaves: tuple[tf.Tensor, ...],
+    class_weight: tf.Tensor | None,
+    scales: list[Any],
     plan: Plan,
     needs: tuple[bool, ...],
 ) -> tuple[tf.Tensor, tf.Tensor | None, list[tf.Tensor | None]]:
     count = len(plan.nesting)
     needs_z, needs_weights, needs_biases = needs[0], needs[1 : 1 + count], needs[1 + count :]
-    losses, dzs, dweights, dbiases = [], [], [], []
-    for g, (m, w) in enumerate(zip(plan.nesting.dims, plan.nesting.weights, strict=True)):
+    losses, dzs, dweights, dbiases, target = [], [], [], [], None
+    for g, (m, scale) in enumerate(zip(plan.nesting.dims, scales, strict=True)):
         level = tf.matmul(z[:, :m], leaves[g], transpose_b=True)
-        loss, residual = _residual(level + leaves[count + g] if needs_biases else level, labels, rows, plan)
+        level = level + leaves[count + g] if needs_biases else level
+        target = _target(labels, class_weight, level, plan, needs) if target is None else target
+        loss, residual = _residual(level, target, rows, scale, plan)
         losses.append(loss)
-        residual = w * residual
         dzs.append(_side_by_side([tf.matmul(residual, leaves[g])], z.shape[1]) if needs_z else None)
         dweights.append(tf.matmul(residual, z[:, :m], transpose_a=True) if needs_weights[g] else None)
         if needs_biases:
@@ -158,16 +191,41 @@ def _sweep_untied(
     return tf.stack(losses), tf.add_n(dzs) if needs_z else None, [*dweights, *dbiases]
 
 
-def _residual(logits: tf.Tensor, labels: tf.Tensor, rows: tf.Tensor, plan: Plan) -> tuple[tf.Tensor, tf.Tensor]:
-    """The losses of one level, and the gradients of their sum for its logits."""
-    smoothing, classes = plan.label_smoothing, logits.shape[-1]
-    p = tf.nn.softmax(logits)
-    picked = tf.gather(logits, labels, batch_dims=1)
-    if smoothing:
-        picked = (1 - smoothing) * picked + smoothing * tf.reduce_mean(logits, -1)
-    target = tf.one_hot(labels, classes, 1 - smoothing + smoothing / classes, smoothing / classes, dtype=p.dtype)
+def _target(
+    labels: tf.Tensor, class_weight: tf.Tensor | None, logits: tf.Tensor, plan: Plan, needs: tuple[bool, ...]
+) -> Target:
+    """Once a chunk, for all levels."""
+    shares = total = None
+    dense = labels.dtype.is_floating or class_weight is not None
+    if dense or any(needs):
+        shares = densities(labels, logits.shape[-1], plan.label_smoothing, class_weight, logits.dtype)
+    if dense:
+        total = tf.reduce_sum(shares, -1, keepdims=True)
+    return Target(labels, shares, total)
+
+
+def _residual(
+    logits: tf.Tensor, target: Target, rows: tf.Tensor, scale: Any, plan: Plan
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """The losses of one level, and the gradients of their sum, times ``scale``, for its logits."""
+    smoothing, shares, total = plan.label_smoothing, target.shares, target.total
+    p, largest = tf.nn.softmax(logits), tf.reduce_max(logits, -1, keepdims=True)
     # The largest probability is exp(largest - lse), so that no second pass over the logits is needed for lse; its
     # logarithm comes last, because beside a large logit it would be rounded.
-    losses = tf.reduce_max(logits, -1) - picked - tf.math.log(tf.reduce_max(p, -1))
+    above = -tf.math.log(tf.reduce_max(p, -1, keepdims=True))
+    # A share of nothing is left out: of a class that a logit of -inf excludes it would be NaN.
+    if total is not None:
+        losses = tf.reduce_sum(tf.math.multiply_no_nan(largest - logits, shares), -1) + (total * above)[:, 0]
+    else:
+        picked = tf.gather(logits, target.labels, batch_dims=1) if smoothing < 1 else None
+        if smoothing:
+            mean = tf.reduce_mean(logits, -1)
+            picked = mean if picked is None else (1 - smoothing) * picked + smoothing * mean
+        losses = largest[:, 0] - picked + above[:, 0]
     # An ignored row's loss is infinite where the class 0 that stands in for its label is excluded by a logit of -inf.
-    return tf.math.multiply_no_nan(losses, rows), (p - target) * rows[:, None]
+    losses = tf.math.multiply_no_nan(losses, rows)
+    if shares is None:
+        return losses, None
+    difference = p - shares if total is None else p * total - shares
+    factors = times(rows, scale)[:, None]
+    return losses, times(difference, factors) if tf.is_tensor(scale) else difference * factors
