@@ -95,6 +95,72 @@ for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
 """
 
 
+WORK = """
+import re, jax, jax.numpy as jnp, numpy as np, mrl
+from jax.sharding import NamedSharding, PartitionSpec as P
+assert len(jax.devices()) == 8
+use_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh  # as it is called before 0.8
+rng = np.random.default_rng(0)
+nesting, rows, classes = mrl.Nesting.doubling(8, 64), 16384, 1000
+z, w, b = (rng.normal(size=s).astype("float32") / 8 for s in ((rows, 64), (classes, 64), (classes,)))
+y = rng.integers(0, classes, rows).astype("int32")
+
+def loss(z, w, b, y):
+    return mrl.nested_cross_entropy(z, mrl.TiedHead(w, b), y, nesting, ignore_index=0).total
+
+def read(text):
+    moved = re.findall(r"= (.*) (all-reduce|all-gather|all-to-all|collective-permute)(?:-start)?\\(", text)
+    trips = [int(n) for n in re.findall(r'known_trip_count":\\{"n":"(\\d+)"', text)]
+    return moved, trips
+
+run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+alone = run.lower(*map(jnp.asarray, (z, w, b, y))).compile()
+expected, (moved, (trips,)) = alone(*map(jnp.asarray, (z, w, b, y))), read(alone.as_text())
+assert not moved and trips > 8
+for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+    split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+    placed = [jax.device_put(x, s) for x, s in zip((z, w, b, y), (split, whole, whole, split))]
+    with use_mesh(mesh) if kind == jax.sharding.AxisType.Explicit else jax.numpy_dtype_promotion("standard"):
+        compiled = run.lower(*placed).compile()
+    moved, shared_trips = read(compiled.as_text())
+    assert {name for _, name in moved} == {"all-reduce"}, moved
+    moved = " ".join(shapes for shapes, _ in moved)
+    assert [moved.count(f"f32[{s}]") for s in ("1000,64", "1000", "16384")] == [1, 1, 0], moved
+    assert shared_trips == [trips // 8], (shared_trips, trips)
+    found = compiled(*placed)
+    assert found[1][0].sharding.is_equivalent_to(split, 2)
+    for a, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)
+"""
+
+CLASSES = """
+import re, jax, mrl
+from jax.sharding import NamedSharding, PartitionSpec as P
+nesting = mrl.Nesting.doubling(8, 64)
+
+def loss(z, w, y):
+    return mrl.nested_cross_entropy(z, mrl.TiedHead(w), y, nesting).total
+
+mesh = jax.make_mesh((2, 4), ("data", "classes"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+for rows in (64, 32768):
+    shapes = ((rows, 64), "float32", "data"), ((1024, 64), "float32", "classes"), ((rows,), "int32", "data")
+    given = [jax.ShapeDtypeStruct(s, d, sharding=NamedSharding(mesh, P(axis))) for s, d, axis in shapes]
+    compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*given).compile()
+    assert not re.findall("all-(?:gather|to-all).*|collective-permute.*", compiled.as_text())
+    assert compiled.output_shardings[1][1].spec == P("classes")
+"""
+
+
+@pytest.mark.parametrize("script", [WORK, CLASSES], ids=["rows", "classes"])
+def test_each_of_eight_devices_does_its_part_of_the_work(backend_jax: None, script: str) -> None:
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, cwd=tempfile.gettempdir(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("script", [PLACED, MAPPED, CASCADES], ids=["sharded arrays", "shard_map", "cascades"])
 def test_rows_on_two_devices(backend_jax: None, script: str) -> None:
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}

@@ -1,16 +1,18 @@
 """JAX, on any device; every function can be jitted, and the composed ones transformed at will."""
 
-from .arrays import devices, from_numpy, to_numpy
+from .arrays import devices, from_numpy, take_numpy, to_numpy
 from .cascade import cascade_exit, cascade_predict
-from .losses import nested_cross_entropy, nested_logits, truncate
+from .losses import nested_accuracy, nested_cross_entropy, nested_logits, truncate
 
 __all__ = [
     "cascade_exit",
     "cascade_predict",
     "devices",
     "from_numpy",
+    "nested_accuracy",
     "nested_cross_entropy",
     "nested_logits",
+    "take_numpy",
     "to_numpy",
     "truncate",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from mrl.heads import Head, NestedHead, TiedHead, head_leaves
+from mrl.heads import Head, head_leaves
 
 
 def from_numpy(array: Any, *, dtype: str | None, device: Any) -> Array:
@@ -25,6 +26,10 @@ def from_numpy(array: Any, *, dtype: str | None, device: Any) -> Array:
         platform, _, index = device.partition(":")
         device = jax.devices(platform)[int(index or 0)]
     return jax.device_put(jnp.asarray(array, wanted), device)
+
+
+def take_numpy(array: np.ndarray) -> Array:
+    return jnp.asarray(array)
 
 
 def to_numpy(array: Array, *, blocking: bool) -> np.ndarray | None:
@@ -53,19 +58,40 @@ def accumulation_dtype(z: Array, head: Head) -> np.dtype:
     return np.dtype(jnp.float64 if any(x.dtype == jnp.float64 for x in (z, *head_leaves(head))) else jnp.float32)
 
 
-def widen(z: Array, head: Head) -> tuple[Array, Head]:
-    """Both in their accumulation dtype."""
-    wide = accumulation_dtype(z, head)
-    if isinstance(head, TiedHead):
-        bias = None if head.bias is None else head.bias.astype(wide)
-        return z.astype(wide), TiedHead(head.weight.astype(wide), bias)
-    biases = None if head.biases is None else tuple(bias.astype(wide) for bias in head.biases)
-    return z.astype(wide), NestedHead(tuple(weight.astype(wide) for weight in head.weights), biases)
+def product(a: Array, b: Array, wide: np.dtype) -> Array:
+    """``a @ b`` in ``wide`` of factors as they are: two of half precision are multiplied as such.
+
+    Factors of different dtypes are promoted. How exact a product of float32 factors is, JAX's own setting says.
+    """
+    return jnp.matmul(*same_dtype(a, b, wide), preferred_element_type=wide)
 
 
-def product(a: Array, b: Array) -> Array:
-    """``a @ b`` in full precision: left alone, an accelerator rounds float32 factors to tf32 or bfloat16."""
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+def same_dtype(a: Array, b: Array, wide: np.dtype) -> tuple[Array, Array]:
+    """Two factors as JAX promotes them, in float64 where the result is."""
+    narrow = a.dtype if a.dtype == b.dtype and wide != jnp.float64 else wide
+    return a.astype(narrow), b.astype(narrow)
+
+
+def lift(x: Array, rank: int) -> Array:
+    """``x`` with leading axes of 1, as broadcasting would give it without being told."""
+    return jnp.expand_dims(x, tuple(range(rank - x.ndim)))
+
+
+def power_of_two(x: Array) -> Array:
+    """One of about the largest number in ``x``, and 1 where that is zero or no number: exact to divide by."""
+    largest = jnp.abs(x).max(initial=0)
+    exponent = jnp.where((largest > 0) & (largest < jnp.inf), jnp.frexp(largest)[1], 0)
+    return jnp.ldexp(jnp.ones((), x.dtype), jnp.clip(exponent, -126, 126))
+
+
+def row_shards(z: Array) -> int:
+    """Over how many devices the rows of ``z`` may lie: of explicit axes the type says it, of others only the mesh."""
+    sharding = jax.typeof(z).sharding
+    mesh = jax.sharding.get_abstract_mesh() if sharding.mesh.empty else sharding.mesh
+    named = {name for axes in sharding.spec[:-1] for name in (axes if isinstance(axes, tuple) else (axes,))}
+    kinds = zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
+    automatic = jax.sharding.AxisType.Auto
+    return math.prod(size for name, size, kind in kinds if kind == automatic or name in named)
 
 
 def vary_together(tree: Any) -> Any:

@@ -16,7 +16,7 @@ from mrl.cascade.policy import CascadePolicy, CascadeResult
 from mrl.heads import Head, TiedHead, head_classes
 from mrl.nesting import Nesting
 
-from .arrays import accumulation_dtype, on_host, product
+from .arrays import accumulation_dtype, lift, on_host, product
 
 
 def cascade_exit(probabilities: Array, policy: CascadePolicy, *, logits: bool) -> CascadeResult:
@@ -94,15 +94,15 @@ def _walk(
     store = jnp.zeros((rows + chunk if kept_logits else 0, classes), wide) + zero.astype(wide)
     count = jnp.int32(rows) + zero
     for g, (start, stop) in enumerate(level_columns(nesting, tied=tied)):
-        weight = weights[g][:, start:stop].astype(wide).T
-        bias = None if biases[g] is None else biases[g].astype(wide)
+        weight = weights[g][:, start:stop].T
+        bias = None if biases[g] is None else lift(biases[g].astype(wide), 2)
 
         def step(j: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
             waiting, store, kept, labels, level, confidence = state
             used = lanes < count - j * chunk
             here = lax.dynamic_slice_in_dim(waiting, j * chunk, chunk)
-            x = z[:, start:stop].at[here].get(mode="clip").astype(wide)
-            logits = product(x, weight)
+            x = z[:, start:stop].at[here].get(mode="clip")
+            logits = product(x, weight, wide)
             if tied and g > 0:
                 logits += lax.dynamic_slice_in_dim(store, j * chunk, chunk)
             elif bias is not None:
@@ -165,9 +165,10 @@ def _confidence(logits: Array, kind: str, temperature: Array | float) -> Array:
 
 def _first_largest(values: Array) -> Array:
     """``argmax``; on a CPU two plain reductions are several times as fast as XLA's joint one."""
-    classes = jnp.arange(values.shape[-1])
+    classes = lift(jnp.arange(values.shape[-1]), values.ndim)
     return jnp.where(values == values.max(-1, keepdims=True), classes, values.shape[-1]).min(-1)
 
 
 def _but_first_largest(values: Array, instead: float = 0.0) -> Array:
-    return jnp.where(jnp.arange(values.shape[-1]) == _first_largest(values)[..., None], instead, values)
+    classes = lift(jnp.arange(values.shape[-1]), values.ndim)
+    return jnp.where(classes == _first_largest(values)[..., None], instead, values)

@@ -9,6 +9,7 @@ Computes what ``losses.nested_cross_entropy(fused=False)`` and its backward pass
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NoReturn
 
@@ -20,8 +21,8 @@ from mrl.heads import Head, TiedHead, head_leaves
 from mrl.nesting import Nesting
 from mrl.planning import plan_chunk_rows, plan_groups, plan_places
 
-from .arrays import on_host, vary_together
-from .sweep import Plan, sweep
+from .arrays import on_host, row_shards, vary_together
+from .sweep import Plan, sweep, weighted_total
 
 MORE_PLACES = 3
 """Arrays of a chunk beyond those planned for its levels: what the compiler makes on the way to a gradient."""
@@ -30,32 +31,36 @@ MORE_PLACES = 3
 def fused_cross_entropy(
     z: Array,
     head: Head,
-    labels: Array,
-    rows: Array,
+    fixed: tuple[Array, Array, Array | None, Array | None],
     nesting: Nesting,
     label_smoothing: float,
     summed: bool,
     chunk_rows: int | None,
 ) -> tuple[Array, Array]:
-    """``(total, per_level)`` of ``rows[i] * CE_g[i]``, summed over the examples or not."""
+    """``(total, per_level)`` of ``rows[i] * CE_g[i]``, summed over the examples or not.
+
+    ``fixed`` has no gradient: labels, ``rows``, the weights of classes and those of levels.
+    """
+    rows = fixed[1]
     tied, leaves = isinstance(head, TiedHead), head_leaves(head)
-    host, chunk = on_host(z), None
-    if isinstance(labels.size, int):  # and not exported for any number of rows
-        classes, itemsize = leaves[0].shape[0], rows.dtype.itemsize
-        places = plan_places(plan_groups(nesting.dims, labels.size * classes * itemsize))
+    host, shards, chunk = on_host(z), 1, None
+    if isinstance(rows.size, int):  # and not exported for any number of rows
+        shards = math.gcd(rows.size, row_shards(z)) or 1
+        share, classes, itemsize = rows.size // shards, leaves[0].shape[0], rows.dtype.itemsize
+        places = plan_places(plan_groups(nesting.dims, share * classes * itemsize))
         chunk = plan_chunk_rows(
             min(places + MORE_PLACES, len(nesting)) if tied else len(nesting),
-            labels.size,
+            share,
             classes,
             itemsize,
             on_host=host,
             chunk_rows=chunk_rows,
             buffers_alone=len(nesting),
         )
-    plan = Plan(nesting, tied, label_smoothing, summed, chunk, host)
-    z, leaves, labels, rows = vary_together((z, leaves, labels, rows))
+    plan = Plan(nesting, tied, label_smoothing, summed, shards, chunk, host)
+    given = vary_together((z, leaves, *fixed))
     try:
-        return _fused(plan, z, leaves, labels, rows)
+        return _fused(plan, *given)
     except TypeError as error:
         # The one place to say more than JAX does, whose message knows nothing of fused=False.
         if "custom_vjp" in str(error):
@@ -64,21 +69,22 @@ def fused_cross_entropy(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _fused(plan: Plan, z: Array, leaves: tuple[Array, ...], labels: Array, rows: Array) -> tuple[Array, Array]:
-    losses, _ = sweep(z, leaves, labels, rows, plan, (False,) * (1 + len(leaves)))
-    return _total(losses, plan)
+def _fused(plan: Plan, z: Array, leaves: tuple[Array, ...], *fixed: Array | None) -> tuple[Array, Array]:
+    losses, _ = sweep(z, leaves, *fixed, plan, (False,) * (1 + len(leaves)))
+    return _total(losses, fixed, plan)
 
 
-def _forward(plan: Plan, z: Any, leaves: Any, labels: Any, rows: Any) -> tuple[tuple[Array, Array], Any]:
+def _forward(plan: Plan, z: Any, leaves: Any, *fixed: Any) -> tuple[tuple[Array, Array], Any]:
     needs = tuple(x.perturbed for x in (z, *leaves))
-    z, leaves, labels, rows = z.value, tuple(leaf.value for leaf in leaves), labels.value, rows.value
+    z, leaves = z.value, tuple(leaf.value for leaf in leaves)
+    fixed = tuple(None if x is None else x.value for x in fixed)
     if not plan.summed:
-        losses, _ = sweep(z, leaves, labels, rows, plan, (False,) * len(needs))
-        return _total(losses, plan), (needs, z, leaves, labels, rows)
+        losses, _ = sweep(z, leaves, *fixed, plan, (False,) * len(needs))
+        return _total(losses, fixed, plan), (needs, z, leaves, fixed)
     # A scalar loss has its gradient computed here, up to the factor that comes back from above it.
-    losses, gradients = sweep(z, leaves, labels, rows, plan, needs)
+    losses, gradients = sweep(z, leaves, *fixed, plan, needs)
     dtypes = tuple(jnp.zeros((0,), x.dtype) for x in (z, *leaves))
-    return _total(losses, plan), (_differentiable_once(gradients), dtypes)
+    return _total(losses, fixed, plan), (_differentiable_once(gradients), dtypes)
 
 
 def _backward(plan: Plan, residuals: Any, upstream: tuple[Any, Any]) -> tuple[Any, ...]:
@@ -88,12 +94,12 @@ def _backward(plan: Plan, residuals: Any, upstream: tuple[Any, Any]) -> tuple[An
         gradients, likes = residuals
         gradients = tuple(None if g is None else g * total for g in gradients)
     else:
-        needs, *likes, labels, rows = residuals
-        likes = (likes[0], *likes[1])
-        _, gradients = sweep(likes[0], likes[1:], labels, rows * total, plan, needs)
+        needs, z, leaves, (labels, rows, *others) = residuals
+        likes = (z, *leaves)
+        _, gradients = sweep(z, leaves, labels, rows * total, *others, plan, needs)
         gradients = _differentiable_once(gradients)
     dz, *dleaves = (None if g is None else g.astype(x.dtype) for g, x in zip(gradients, likes, strict=True))
-    return dz, tuple(dleaves), None, None
+    return dz, tuple(dleaves), None, None, None, None
 
 
 _fused.defvjp(_forward, _backward, symbolic_zeros=True)
@@ -116,6 +122,6 @@ def _refuse(asked: str, cause: Exception | None) -> NoReturn:
     ) from cause
 
 
-def _total(losses: Array, plan: Plan) -> tuple[Array, Array]:
+def _total(losses: Array, fixed: tuple[Array | None, ...], plan: Plan) -> tuple[Array, Array]:
     per_level = losses.sum(range(1, losses.ndim)) if plan.summed else losses
-    return sum(weight * level for weight, level in zip(plan.nesting.weights, per_level, strict=True)), per_level
+    return weighted_total(per_level, plan.nesting.weights if fixed[-1] is None else fixed[-1]), per_level

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from mrl.heads import Head, NestedLoss, TiedHead, head_classes
+from mrl.heads import Head, NestedHead, NestedLoss, TiedHead, head_classes
 from mrl.nesting import Nesting
 
-from .arrays import accumulation_dtype, product, widen
+from .arrays import accumulation_dtype, lift, power_of_two, product, same_dtype
 from .fused import fused_cross_entropy
+from .sweep import dense_targets, has_dense_targets, weighted_total
 
 
 def truncate(z: Array, dim: int, *, normalize: bool) -> Array:
@@ -32,22 +35,37 @@ def truncate(z: Array, dim: int, *, normalize: bool) -> Array:
 
 
 def nested_logits(z: Array, head: Head, nesting: Nesting) -> Array:
-    z, head = widen(z, head)
-    levels = []
+    wide = accumulation_dtype(z, head)
+    levels: list[Array] = []
+
+    def add(level: Array, bias: Array | None) -> Array:
+        return level if bias is None else level + lift(bias.astype(wide), level.ndim)
+
     if not isinstance(head, TiedHead):
-        biases = head.biases or (None,) * len(nesting)
-        for m, weight, bias in zip(nesting.dims, head.weights, biases, strict=True):
-            level = product(z[..., :m], weight.T)
-            levels.append(level if bias is None else level + bias)
+        for m, weight, bias in zip(nesting.dims, head.weights, head.biases or (None,) * len(nesting), strict=True):
+            levels.append(add(_product(z[..., :m], weight.T, wide), bias))
         return jnp.stack(levels)
     for start, stop in nesting.blocks:
-        block = product(z[..., start:stop], head.weight[:, start:stop].T)
-        if levels:
-            block = levels[-1] + block
-        elif head.bias is not None:
-            block = block + head.bias
-        levels.append(block)
+        block = _product(z[..., start:stop], head.weight[:, start:stop].T, wide)
+        levels.append(levels[-1] + block if levels else add(block, head.bias))
     return jnp.stack(levels)
+
+
+def _product(a: Array, b: Array, wide: np.dtype) -> Array:
+    """``product`` whose derivatives, of any order, are products of widened factors: they are rounded nowhere."""
+    narrow = same_dtype(a, b, wide)[0].dtype
+    return _differentiable_product(a.astype(wide), b.astype(wide), narrow)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _differentiable_product(a: Array, b: Array, narrow: np.dtype) -> Array:
+    return product(a.astype(narrow), b.astype(narrow), a.dtype)
+
+
+@_differentiable_product.defjvp
+def _(narrow: np.dtype, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (a, b), (da, db) = primals, tangents
+    return _differentiable_product(a, b, narrow), jnp.matmul(da, b) + jnp.matmul(a, db)
 
 
 def nested_cross_entropy(
@@ -58,39 +76,127 @@ def nested_cross_entropy(
     *,
     label_smoothing: float,
     ignore_index: int | None,
+    sample_weight: Array | None = None,
+    class_weight: Array | None = None,
+    level_weights: Array | None = None,
     reduction: str,
     fused: bool,
     chunk_rows: int | None,
 ) -> NestedLoss:
-    classes = head_classes(head)
-    used = jnp.ones(labels.shape, bool) if ignore_index is None else labels != np.asarray(ignore_index, labels.dtype)
-    if labels.dtype.itemsize < 4:  # the number of classes may be more than the dtype can tell
-        labels = labels.astype(jnp.int32)
-    outside = used & ((labels < 0) | (labels >= classes))
-    if ignore_index is not None:
-        # An ignored row takes no part even when it holds NaN, which would survive a product with zero.
-        z = jnp.where(used[..., None], z, 0)
-    labels = jnp.where(used & ~outside, labels, 0).astype(jnp.int32)
-    # A label out of range that nobody could see makes its loss and its gradient NaN, never a wrong number.
-    rows = jnp.where(outside, jnp.nan, used.astype(accumulation_dtype(z, head)))
-    if reduction == "mean":
-        rows = rows / jnp.maximum(used.sum(), 1).astype(rows.dtype)
-    if fused:
-        total, per_level = fused_cross_entropy(
-            z, head, labels, rows, nesting, label_smoothing, reduction != "none", chunk_rows
+    used_levels = np.flatnonzero(nesting.weights)
+    if len(used_levels) < len(nesting):
+        loss = nested_cross_entropy(
+            z,
+            head if isinstance(head, TiedHead) else NestedHead(*(x and tuple(x[g] for g in used_levels) for x in head)),
+            labels,
+            Nesting([nesting.dims[g] for g in used_levels], [nesting.weights[g] for g in used_levels]),
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            level_weights=None if level_weights is None else level_weights[used_levels],
+            reduction=reduction,
+            fused=fused,
+            chunk_rows=chunk_rows,
         )
-    else:
-        losses = _cross_entropies(nested_logits(z, head, nesting), labels, label_smoothing)
-        losses = jnp.where(rows == 0, 0, losses * rows)  # infinite, if the class 0 that stands in is excluded
-        per_level = losses if reduction == "none" else losses.sum(range(1, losses.ndim))
-        total = sum(weight * level for weight, level in zip(nesting.weights, per_level, strict=True))
+        per_level = jnp.full((len(nesting), *loss.per_level.shape[1:]), jnp.nan, loss.per_level.dtype)
+        return NestedLoss(loss.total, per_level.at[used_levels].set(loss.per_level))
+    wide = accumulation_dtype(z, head)
+    labels, sample_weight, class_weight, level_weights = (
+        x if x is None else jax.lax.stop_gradient(x) for x in (labels, sample_weight, class_weight, level_weights)
+    )
+    if level_weights is not None:
+        level_weights = _poisoned(level_weights.astype(wide)) * jnp.asarray(nesting.weights, wide)
+    if class_weight is not None:
+        class_weight = class_weight.astype(wide)
+        class_weight = jnp.where((class_weight >= 0).all(), class_weight, jnp.nan)
+    used = jnp.ones(z.shape[:-1], bool)
+    outside, soft = None, jnp.issubdtype(labels.dtype, jnp.floating)
+    if not soft:
+        if ignore_index is not None:
+            used = labels != np.asarray(ignore_index, labels.dtype)
+            # An ignored row takes no part even when it holds NaN, which would survive a product with zero.
+            z = jnp.where(used[..., None], z, 0)
+        if labels.dtype.itemsize < 4:  # the number of classes may be more than the dtype can tell
+            labels = labels.astype(jnp.int32)
+        outside = used & ((labels < 0) | (labels >= head_classes(head)))
+        labels = jnp.where(used & ~outside, labels, 0).astype(jnp.int32)
+    rows, class_weight = _row_factors(used, labels, sample_weight, class_weight, reduction, label_smoothing, wide)
+    if outside is not None:
+        # A label out of range that nobody could see makes its loss and its gradient NaN, never a wrong number.
+        rows = jnp.where(outside, jnp.nan, rows)
+    if fused:
+        fixed = (labels, rows, class_weight, level_weights)
+        loss = fused_cross_entropy(z, head, fixed, nesting, label_smoothing, reduction != "none", chunk_rows)
+        return NestedLoss(loss[0], jax.lax.stop_gradient(loss[1]))
+    losses = _cross_entropies(nested_logits(z, head, nesting), labels, label_smoothing, class_weight)
+    # Infinite, it may be, where the class 0 that stands in for an ignored label is excluded.
+    losses = jnp.where(lift(rows == 0, losses.ndim), 0, losses * lift(rows, losses.ndim))
+    per_level = losses if reduction == "none" else losses.sum(range(1, losses.ndim))
+    total = weighted_total(per_level, nesting.weights if level_weights is None else level_weights)
     return NestedLoss(total, jax.lax.stop_gradient(per_level))
 
 
-def _cross_entropies(logits: Array, labels: Array, label_smoothing: float) -> Array:
+def nested_accuracy(logits: Array, labels: Array, *, topk: tuple[int, ...], ignore_index: int | None) -> Array:
+    dtype = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
+    used = jnp.ones(labels.shape, bool) if ignore_index is None else labels != np.asarray(ignore_index, labels.dtype)
+    labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
+    classes = logits.shape[-1]
+    outside = used & ((labels < 0) | (labels >= classes))
+    labels = lift(jnp.where(used & ~outside, labels, 0).astype(jnp.int32)[..., None], logits.ndim)
+    picked = jnp.take_along_axis(logits, jnp.broadcast_to(labels, (*logits.shape[:-1], 1)), -1)
+    before = lift(jnp.arange(classes, dtype=jnp.int32), logits.ndim) < labels
+    ahead = (logits > picked) | (before & (logits == picked))
+    rank = jnp.where(jnp.isnan(logits).any(-1), classes, ahead.sum(-1, dtype=jnp.int32))
+    right = jnp.stack([lift(used, rank.ndim) & (rank < min(k, classes)) for k in topk], 1)
+    count = jnp.where(outside.any(), jnp.nan, jnp.maximum(used.sum(), 1).astype(dtype))
+    return right.sum(range(2, right.ndim)).astype(dtype) / count
+
+
+def _row_factors(
+    used: Array,
+    labels: Array,
+    sample_weight: Array | None,
+    class_weight: Array | None,
+    reduction: str,
+    label_smoothing: float,
+    wide: np.dtype,
+) -> tuple[Array, Array | None]:
+    """What the loss of each row counts, and the class weights that are not yet a part of it."""
+    rows, mean, soft = used.astype(wide), reduction == "mean", jnp.issubdtype(labels.dtype, jnp.floating)
+    # Powers of two leave a mean alone: no sum of weights is too large or too small to be divided by.
+    if sample_weight is not None:
+        rows = jnp.where(used, _poisoned(sample_weight.astype(wide)), 0)
+        rows = rows / power_of_two(rows) if mean else rows
+    count = used.sum().astype(wide) if sample_weight is None else rows.sum()
+    if class_weight is not None and not soft:
+        met = jnp.where(used, class_weight[labels], 0)
+        if mean:
+            scale = power_of_two(met)
+            met, class_weight = met / scale, class_weight / scale
+        count = (rows * met).sum()
+        if not has_dense_targets(labels, label_smoothing, class_weight):
+            rows, class_weight = rows * met, None
+    if mean:
+        rows = jnp.where(count == 0, 0, rows / jnp.where(count == 0, 1, count))
+    return rows, class_weight
+
+
+def _poisoned(weights: Array) -> Array:
+    """Weights, NaN where one is negative that nobody could see."""
+    return jnp.where(weights >= 0, weights, jnp.nan)
+
+
+def _cross_entropies(logits: Array, labels: Array, label_smoothing: float, class_weight: Array | None) -> Array:
+    """``sum_c u_c (lse - s_c)`` over the classes with a share ``u_c`` in the target: a share of nothing is left out."""
     log_p = jax.nn.log_softmax(logits)
-    index = jnp.broadcast_to(labels, logits.shape[:-1])[..., None]
-    losses = -(1 - label_smoothing) * jnp.take_along_axis(log_p, index, -1)[..., 0]
-    if label_smoothing:
-        losses = losses - label_smoothing * log_p.mean(-1)
-    return losses
+    if has_dense_targets(labels, label_smoothing, class_weight):
+        targets = lift(
+            dense_targets(labels, logits.shape[-1], label_smoothing, class_weight, logits.dtype), logits.ndim
+        )
+        return -jnp.where(targets == 0, 0, targets * log_p).sum(-1)
+    losses = 0
+    if label_smoothing < 1:
+        index = jnp.broadcast_to(labels, logits.shape[:-1])[..., None]
+        losses = -(1 - label_smoothing) * jnp.take_along_axis(log_p, index, -1)[..., 0]
+    return losses - label_smoothing * log_p.mean(-1) if label_smoothing else losses

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mrl.nesting import Nesting
 from mrl.planning import is_small, plan_groups
 
-from .arrays import product
+from .arrays import lift, power_of_two, product, same_dtype
 
 NARROW = 32  # columns
 
@@ -25,12 +27,37 @@ class Plan(NamedTuple):
     tied: bool
     label_smoothing: float
     summed: bool  # the loss is a scalar: its gradient is known while the losses are computed
-    chunk_rows: int | None  # None: all of them in one chunk
+    shards: int  # parts of the batch that lie on devices of their own, as far as anybody knows
+    chunk_rows: int | None  # of a shard; None: all of them in one chunk
     on_host: bool
 
 
+class Rows(NamedTuple):
+    """What there is of every example, ``(..., rows)`` or ``(..., rows, D or C)``."""
+
+    z: Array
+    labels: Array
+    factors: Array  # of the loss
+    scaled: Array  # of the gradient
+
+
+class Shared(NamedTuple):
+    """What all examples share."""
+
+    leaves: tuple[Array, ...]
+    class_weight: Array | None
+    levels: Array | None  # the weights of the nesting times those of the caller, if he has any
+
+
 def sweep(
-    z: Array, leaves: tuple[Array, ...], labels: Array, rows: Array, plan: Plan, needs: tuple[bool, ...]
+    z: Array,
+    leaves: tuple[Array, ...],
+    labels: Array,
+    rows: Array,
+    class_weight: Array | None,
+    levels: Array | None,
+    plan: Plan,
+    needs: tuple[bool, ...],
 ) -> tuple[Array, tuple[Array | None, ...]]:
     """``rows[i] * CE_g[i]`` as ``(G, ...)``, then the gradients that are needed, all in the dtype of ``rows``."""
     work = partial(_sweep_chunks, plan=plan, needs=needs)
@@ -43,91 +70,119 @@ def sweep(
         per_row = NamedSharding(explicit[0], PartitionSpec(None, *placed[0].spec[: z.ndim - 1]))
         wanted = tuple(sharding if needed else None for sharding, needed in zip(placed, needs, strict=True))
         work = jax.sharding.auto_axes(work, out_sharding=(per_row, wanted))
-    return work(z, leaves, labels, rows)
+    return work(z, labels, rows, Shared(leaves, class_weight, levels))
 
 
 @partial(jax.jit, static_argnames=("plan", "needs"))
 def _sweep_chunks(
-    z: Array, leaves: tuple[Array, ...], labels: Array, rows: Array, *, plan: Plan, needs: tuple[bool, ...]
+    z: Array, labels: Array, factors: Array, shared: Shared, *, plan: Plan, needs: tuple[bool, ...]
 ) -> tuple[Array, tuple[Array | None, ...]]:
-    lead, levels = labels.shape, len(plan.nesting)
-    z, labels, rows = z.reshape(-1, z.shape[-1]).astype(rows.dtype), labels.reshape(-1), rows.reshape(-1)
-    leaves = tuple(leaf.astype(rows.dtype) for leaf in leaves)
-    work = partial(_sweep_tied if plan.tied else _sweep_untied, leaves=leaves, plan=plan, needs=needs)
-    count, size = z.shape[0], plan.chunk_rows
-    if size is None or count <= size:
-        losses, dz, sums = work(z, labels, rows, sums=None)
-        return losses.reshape(levels, *lead), (None if dz is None else dz.reshape(*lead, z.shape[1]), *sums)
-    chunks = -(-count // size)
-    # Rows that fill up have weight zero. On a host a chunk takes rows that lie together, as reshaped; elsewhere
-    # rows from all over the batch, and so from every device that holds a part of it.
-    axis, shape = (0, (chunks, size)) if plan.on_host else (1, (size, chunks))
-    padded = [jnp.pad(x, ((0, chunks * size - count), *((0, 0),) * (x.ndim - 1))) for x in (z, labels, rows)]
-    stacked = tuple(jnp.moveaxis(x.reshape(*shape, *x.shape[1:]), axis, 0) for x in padded)
+    lead, width, levels = z.shape[:-1], z.shape[-1], len(plan.nesting)
+    scale = _scale(z, labels, factors, shared) if any(needs) else None
+    given = (z, labels, factors, factors if scale is None else factors / scale)
+    rows = Rows(*(x.reshape(-1, *x.shape[len(lead) :]) for x in given))
+    work = partial(_sweep_tied if plan.tied else _sweep_untied, shared=shared, plan=plan, needs=needs)
+    count, size = rows.z.shape[0], plan.chunk_rows
+    if size is None or count <= plan.shards * size:
+        losses, dz, sums = work(rows, sums=None)
+    else:
+        # A chunk takes some rows of every shard, which each device has in its own memory; sums over the rows of a
+        # shard stay there until the loop is over.
+        shards, share = plan.shards, count // plan.shards
+        chunks = -(-share // size)
+        aside = (shards,) if shards > 1 else ()
 
-    def step(sums: Any, chunk: Any) -> tuple[Any, Any]:
-        losses, dz, sums = work(*chunk, sums=sums)
-        return sums, (losses, dz)
+        def split(x: Array) -> Array:
+            x = x.reshape(shards, share, *x.shape[1:])
+            if share % size:  # rows that fill up have factors of zero
+                x = jnp.pad(x, ((0, 0), (0, chunks * size - share), *((0, 0),) * (x.ndim - 2)))
+            x = jnp.moveaxis(x.reshape(shards, chunks, size, *x.shape[2:]), 1, 0)
+            return x if aside else x[:, 0]
 
-    zeros = tuple(jnp.zeros_like(leaf) if needed else None for leaf, needed in zip(leaves, needs[1:], strict=True))
-    sums, (losses, dz) = jax.lax.scan(step, zeros, stacked)
-    losses = jnp.moveaxis(losses, 0, 1 + axis).reshape(levels, -1)[:, :count].reshape(levels, *lead)
-    if dz is not None:
-        dz = jnp.moveaxis(dz, 0, axis).reshape(-1, z.shape[1])[:count].reshape(*lead, z.shape[1])
-    return losses, (dz, *sums)
+        def join(x: Array, axis: int) -> Array:
+            """Chunks of the first axis, after ``axis`` others, as one axis of rows."""
+            x = jnp.moveaxis(x, 0, axis + len(aside))
+            x = x.reshape(*x.shape[:axis], shards, chunks * size, *x.shape[axis + len(aside) + 2 :])
+            x = jax.lax.slice_in_dim(x, 0, share, axis=axis + 1)
+            return x.reshape(*x.shape[:axis], count, *x.shape[axis + 2 :])
+
+        def step(sums: Any, chunk: Rows) -> tuple[Any, Any]:
+            losses, dz, sums = work(chunk, sums=sums)
+            return sums, (losses, dz)
+
+        zeros = tuple(
+            jnp.zeros_like(leaf, factors.dtype, shape=(*aside, *leaf.shape)) if needed else None
+            for leaf, needed in zip(shared.leaves, needs[1:], strict=True)
+        )
+        sums, (losses, dz) = jax.lax.scan(step, zeros, jax.tree.map(split, rows))
+        losses, dz = join(losses, 1), None if dz is None else join(dz, 0)
+        sums = tuple(None if x is None else x.sum(0) if aside else x for x in sums)
+    gradients = (None if dz is None else dz.reshape(*lead, width), *sums)
+    if scale is not None:
+        gradients = tuple(None if x is None else x * scale for x in gradients)
+    return losses.reshape(levels, *lead), gradients
+
+
+def _scale(z: Array, labels: Array, factors: Array, shared: Shared) -> Array | None:
+    """A power of two by which the gradient of logits fits into float16, in which it is multiplied, if it is."""
+    pairs = (same_dtype(z[:0], leaf[:0], factors.dtype)[0].dtype for leaf in shared.leaves if leaf.ndim == 2)
+    if jnp.float16 not in pairs:
+        return None
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        factors = factors * labels.astype(factors.dtype).sum(-1)
+    if shared.class_weight is not None:
+        factors = factors * shared.class_weight.max()
+    return power_of_two(factors)
 
 
 def _sweep_tied(
-    z: Array,
-    labels: Array,
-    rows: Array,
-    *,
-    sums: tuple[Array | None, ...] | None,
-    leaves: tuple[Array, ...],
-    plan: Plan,
-    needs: tuple[bool, ...],
+    rows: Rows, *, sums: tuple[Array | None, ...] | None, shared: Shared, plan: Plan, needs: tuple[bool, ...]
 ) -> tuple[Array, Array | None, tuple[Array | None, ...]]:
     """Losses, ``dz``, and the gradients of the leaves: those of the only chunk, or added to ``sums``."""
-    weight, bias = leaves if len(leaves) == 2 else (*leaves, 0)
+    wide = rows.factors.dtype
+    z, weight = same_dtype(rows.z, shared.leaves[0], wide)
+    bias = lift(shared.leaves[1].astype(wide), z.ndim) if len(shared.leaves) == 2 else 0
     dweight, dbias = (*(sums or (None,)), None)[:2]
     needs_z, needs_weight, needs_bias = (*needs, False)[:3]
     blocks, dims = plan.nesting.blocks, plan.nesting.dims
+    goal, factors = _goal(rows, shared, plan), plan.nesting.weights if shared.levels is None else shared.levels
     # A chunk planned to be the only one is small enough for all its levels, and quickest in the compiler's own order.
     alone = sums is None
-    groups = ((0, len(dims)),) if alone else plan_groups(dims, z.shape[0] * len(weight) * z.dtype.itemsize)
+    groups = ((0, len(dims)),) if alone else plan_groups(dims, z.shape[-2] * len(weight) * wide.itemsize)
     in_order = plan.on_host and not alone
     losses, dzs, dweights = [None] * len(dims), [], []
     latest = suffix = None
 
     def columns(start: int, stop: int) -> Array:
-        x = z[:, start:stop]
+        x = z[..., start:stop]
         return x if latest is None else _after(latest, x)
 
     for low, high in groups:
         first, levels = 0, [bias]
         for stop in dims[low:high]:
-            levels.append(levels[-1] + product(columns(first, stop), weight[:, first:stop].T))
+            levels.append(levels[-1] + product(columns(first, stop), weight[:, first:stop].T, wide))
             first, latest = stop, levels[-1] if in_order else None
-        losses[low:high], residuals = _residuals(levels[1:], labels, rows, plan)
+        losses[low:high], residuals = _residuals(levels[1:], rows, goal, plan)
         if not any(needs):
             continue
         for g in reversed(range(low, high)):
             start, stop = blocks[g]
-            suffix = plan.nesting.weights[g] * residuals.pop() + (0 if suffix is None else suffix)
+            suffix = _weighted(residuals.pop(), factors[g]) + (0 if suffix is None else suffix)
             latest = suffix if in_order else None
+            rounded = suffix.astype(z.dtype)
             if needs_z:
-                dzs.append(product(suffix, weight[:, start:stop]))
+                dzs.append(product(rounded, weight[:, start:stop], wide))
             if needs_weight and alone:
-                dweights.append(_outer(suffix, columns(start, stop)))
+                dweights.append(_outer(rounded, columns(start, stop), wide))
             elif needs_weight:
-                dweight = _add_block(dweight, _outer(suffix, columns(start, stop)), start)
+                dweight = _add_block(dweight, _outer(rounded, columns(start, stop), wide), start)
     # The last level came first.
-    dz = _side_by_side(dzs[::-1], z.shape[1]) if needs_z else None
+    dz = _side_by_side(dzs[::-1], z.shape[-1]) if needs_z else None
     if dweights:
         dweight = _side_by_side(dweights[::-1], weight.shape[1])
     if needs_bias:
-        dbias = suffix.sum(0) if alone else dbias + suffix.sum(0)
-    return jnp.stack(losses), dz, (dweight, dbias)[: len(leaves)]
+        dbias = suffix.sum(-2) if alone else dbias + suffix.sum(-2)
+    return jnp.stack(losses), dz, (dweight, dbias)[: len(shared.leaves)]
 
 
 def _after(first: Array, x: Array) -> Array:
@@ -135,78 +190,118 @@ def _after(first: Array, x: Array) -> Array:
 
     What is added is zero, with a sign that only ``first`` tells: an order that the compiler cannot take away.
     """
-    return x + jnp.where(first[0, 0] > 0, 0.0, -0.0)
+    return x + jnp.where(first[..., :1, :1] > 0, 0.0, -0.0).astype(x.dtype)
 
 
 def _add_block(sums: Array, block: Array, start: int) -> Array:
     """``sums`` with ``block`` added to its columns from ``start``, which a loop does in place."""
-    before = jax.lax.dynamic_slice_in_dim(sums, start, block.shape[1], 1)
-    return jax.lax.dynamic_update_slice_in_dim(sums, before + block, start, 1)
+    before = jax.lax.dynamic_slice_in_dim(sums, start, block.shape[-1], -1)
+    return jax.lax.dynamic_update_slice_in_dim(sums, before + block, start, -1)
 
 
 def _side_by_side(parts: list[Array], width: int) -> Array:
     """Blocks of columns as one matrix, zero in the columns that no level has."""
-    x = jnp.concatenate(parts, 1)
-    return jnp.pad(x, ((0, 0), (0, width - x.shape[1])))
+    x = jnp.concatenate(parts, -1)
+    return jnp.pad(x, (*((0, 0),) * (x.ndim - 1), (0, width - x.shape[-1])))
 
 
-def _outer(s: Array, z: Array) -> Array:
-    """``s.T @ z``; a CPU is faster at a product of few rows than at one of few columns."""
-    return product(z.T, s).T if z.shape[1] <= NARROW else product(s.T, z)
+def _outer(s: Array, z: Array, wide: np.dtype) -> Array:
+    """``s.mT @ z``; a CPU is faster at a product of few rows than at one of few columns."""
+    return product(z.mT, s, wide).mT if z.shape[-1] <= NARROW else product(s.mT, z, wide)
 
 
 def _sweep_untied(
-    z: Array,
-    labels: Array,
-    rows: Array,
-    *,
-    sums: tuple[Array | None, ...] | None,
-    leaves: tuple[Array, ...],
-    plan: Plan,
-    needs: tuple[bool, ...],
+    rows: Rows, *, sums: tuple[Array | None, ...] | None, shared: Shared, plan: Plan, needs: tuple[bool, ...]
 ) -> tuple[Array, Array | None, tuple[Array | None, ...]]:
-    count = len(plan.nesting)
+    count, wide, leaves = len(plan.nesting), rows.factors.dtype, shared.leaves
     needs_z, needs_weights, needs_biases = needs[0], needs[1 : 1 + count], needs[1 + count :]
+    goal, factors = _goal(rows, shared, plan), plan.nesting.weights if shared.levels is None else shared.levels
     losses, dzs, dweights, dbiases = [], [], [], []
-    for g, (m, w) in enumerate(zip(plan.nesting.dims, plan.nesting.weights, strict=True)):
-        level = product(z[:, :m], leaves[g].T)
-        loss, residual = _residual(level + leaves[count + g] if needs_biases else level, labels, rows, plan)
-        losses.append(loss)
-        residual = w * residual
-        dzs.append(product(residual, leaves[g]) if needs_z else None)
-        dweights.append(_outer(residual, z[:, :m]) if needs_weights[g] else None)
+    for g, m in enumerate(plan.nesting.dims):
+        z, weight = same_dtype(rows.z[..., :m], leaves[g], wide)
+        level = product(z, weight.T, wide)
         if needs_biases:
-            dbiases.append(residual.sum(0) if needs_biases[g] else None)
-    dz = sum(_side_by_side([part], z.shape[1]) for part in dzs) if needs_z else None
+            level = level + lift(leaves[count + g].astype(wide), level.ndim)
+        loss, residual = _residual(level, rows, goal, plan)
+        losses.append(loss)
+        residual = _weighted(residual, factors[g])
+        rounded = residual.astype(z.dtype)
+        dzs.append(product(rounded, weight, wide) if needs_z else None)
+        dweights.append(_outer(rounded, z, wide) if needs_weights[g] else None)
+        if needs_biases:
+            dbiases.append(residual.sum(-2) if needs_biases[g] else None)
+    dz = sum(_side_by_side([part], rows.z.shape[-1]) for part in dzs) if needs_z else None
     gradients = (*dweights, *dbiases)
     return jnp.stack(losses), dz, jax.tree.map(jnp.add, sums, gradients) if sums is not None else gradients
 
 
-def _residuals(levels: list[Array], labels: Array, rows: Array, plan: Plan) -> tuple[list[Array], list[Array]]:
+def weighted_total(per_level: Array, weights: Sequence[float] | Array) -> Array:
+    """The sum of the levels; one of weight zero is left out, though its loss be infinite."""
+    return sum(_weighted(level, weight) for level, weight in zip(per_level, weights, strict=True))
+
+
+def _weighted(x: Array, weight: float | Array) -> Array:
+    return weight * x if isinstance(weight, float) else jnp.where(weight == 0, 0, weight * x)
+
+
+def has_dense_targets(labels: Array, label_smoothing: float, class_weight: Array | None) -> bool:
+    """Whether a row's target has a number of its own for every class."""
+    return bool(jnp.issubdtype(labels.dtype, jnp.floating) or (label_smoothing and class_weight is not None))
+
+
+def dense_targets(
+    labels: Array, classes: int, label_smoothing: float, class_weight: Array | None, dtype: np.dtype
+) -> Array:
+    """The share ``u_c`` of every class in the loss of every row, ``(..., C)``."""
+    soft = jnp.issubdtype(labels.dtype, jnp.floating)
+    targets = labels.astype(dtype) if soft else jax.nn.one_hot(labels, classes, dtype=dtype)
+    if label_smoothing:
+        targets = (1 - label_smoothing) * targets + label_smoothing / classes
+    return targets if class_weight is None else targets * lift(class_weight, targets.ndim)
+
+
+def _goal(rows: Rows, shared: Shared, plan: Plan) -> Array | None:
+    """The dense targets of a chunk, where it has them."""
+    if not has_dense_targets(rows.labels, plan.label_smoothing, shared.class_weight):
+        return None
+    classes, dtype = shared.leaves[0].shape[0], rows.factors.dtype
+    return dense_targets(rows.labels, classes, plan.label_smoothing, shared.class_weight, dtype)
+
+
+def _residuals(levels: list[Array], rows: Rows, goal: Array | None, plan: Plan) -> tuple[list[Array], list[Array]]:
     """The losses of each level, and the gradients of their sums for its logits."""
     size = levels[0].size
     if isinstance(size, int) and is_small(len(levels), size * levels[0].dtype.itemsize):
-        losses, residuals = _residual(jnp.stack(levels), labels, rows, plan)
+        losses, residuals = _residual(jnp.stack(levels), rows, goal, plan)
         return list(losses), list(residuals)
-    pairs = [_residual(level, labels, rows, plan) for level in levels]
+    pairs = [_residual(level, rows, goal, plan) for level in levels]
     return [loss for loss, _ in pairs], [residual for _, residual in pairs]
 
 
-def _residual(logits: Array, labels: Array, rows: Array, plan: Plan) -> tuple[Array, Array]:
+def _residual(logits: Array, rows: Rows, goal: Array | None, plan: Plan) -> tuple[Array, Array]:
     """The losses of one level, or of many, and the gradients of their sum for its logits."""
-    smoothing, classes = plan.label_smoothing, logits.shape[-1]
+    smoothing, classes, rank = plan.label_smoothing, logits.shape[-1], logits.ndim
+    factors, scaled = lift(rows.factors, rank - 1), lift(rows.scaled, rank - 1)[..., None]
     largest = logits.max(-1, keepdims=True)
     exponentials = jnp.exp(logits - largest)
     sums = exponentials.sum(-1, keepdims=True)
-    index = jnp.broadcast_to(labels[:, None], (*logits.shape[:-1], 1))
-    picked = jnp.take_along_axis(logits, index, -1)
-    if smoothing:
-        picked = (1 - smoothing) * picked + smoothing * logits.mean(-1, keepdims=True)
-    spread = smoothing / classes * rows[:, None]
-    labelled = labels[:, None] == jnp.arange(classes, dtype=labels.dtype)
-    target = jnp.where(labelled, (1 - smoothing) * rows[:, None] + spread, spread)
-    residual = exponentials * (rows[:, None] / sums) - target
     # The logarithm comes last: beside a large logit it would be rounded.
-    losses = (largest - picked + jnp.log(sums))[..., 0]
+    if goal is not None:
+        goal = lift(goal, rank)
+        shares = goal.sum(-1, keepdims=True)
+        losses = jnp.where(goal == 0, 0, goal * (largest - logits)).sum(-1, keepdims=True) + shares * jnp.log(sums)
+        residual = exponentials * (scaled * shares / sums) - scaled * goal
+    else:
+        labels = lift(rows.labels, rank - 1)[..., None]
+        picked = 0
+        if smoothing < 1:
+            picked = jnp.take_along_axis(logits, jnp.broadcast_to(labels, (*logits.shape[:-1], 1)), -1)
+        if smoothing:
+            picked = (1 - smoothing) * picked + smoothing * logits.mean(-1, keepdims=True)
+        losses = largest - picked + jnp.log(sums)
+        spread = smoothing / classes * scaled
+        labelled = labels == lift(jnp.arange(classes, dtype=labels.dtype), rank)
+        residual = exponentials * (scaled / sums) - jnp.where(labelled, (1 - smoothing) * scaled + spread, spread)
+    losses = losses[..., 0]
     # An ignored row's loss is infinite where the class 0 that stands in for its label is excluded by a logit of -inf.
-    return jnp.where(rows == 0, 0, losses * rows), residual
+    return jnp.where(factors == 0, 0, losses * factors), residual
