@@ -45,7 +45,7 @@ def _explains(total: Total, case: Case, seen: list[tuple[Problem, Bounded, Resul
         arrays = case.arrays(problem)
         for place, ((_, right, bound), x) in enumerate(zip(outputs, found, strict=False)):
             # One output after the other: most mistakes are told apart by the first.
-            value = _value(total, problem, arrays) if place == 0 else _gradient(total, problem, arrays, place - 1)
+            value = value_of(total, problem, arrays) if place == 0 else gradient_of(total, problem, arrays, place - 1)
             if np.shape(value) != np.shape(x):
                 return False
             room = ROOM * np.max(bound, initial=0.0) * max(1.0, _size(value) / max(_size(right), 1e-300))
@@ -55,12 +55,13 @@ def _explains(total: Total, case: Case, seen: list[tuple[Problem, Bounded, Resul
     return wrong
 
 
-def _value(total: Total, problem: Problem, arrays: list[Float]) -> Float:
+def value_of(total: Total, problem: Problem, arrays: list[Float]) -> Float:
+    """What a mistake makes of a problem."""
     with np.errstate(all="ignore"):
         return np.asarray(np.real(total(problem, arrays)), np.float64)
 
 
-def _gradient(total: Total, problem: Problem, arrays: list[Float], place: int) -> Float:
+def gradient_of(total: Total, problem: Problem, arrays: list[Float], place: int) -> Float:
     """Of ``sum(upstream * total)`` for one of the arrays, an imaginary step for each of its entries."""
     gradient = np.zeros(arrays[place].shape)
     with np.errstate(all="ignore"):

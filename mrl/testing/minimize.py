@@ -18,10 +18,10 @@ from ..nesting import Nesting
 from .cutting import axes, cut, flattened
 from .problems import Float, Layout, Problem, head_from
 
-TRIALS, TRIALS_COMPILED = 1500, 300
+TRIALS, TRIALS_COMPILED = 1500, 200
 """Of a smaller problem each; where a framework compiles, a trial costs more."""
 
-LAYOUTS_COMPILED = 12
+LAYOUTS_COMPILED = 8
 """Each compiles anew."""
 
 ROUNDS = 4
