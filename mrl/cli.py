@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         print(f"mrl {arguments.command}: {error}", file=sys.stderr)
         return 2
 
@@ -38,6 +38,10 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--dtype", action="append", help="one dtype; repeat for more (default: all)")
     verify.add_argument("--examples", type=int, default=100, help="examples per row of the table (default: 100)")
     verify.add_argument("--seed", type=int, help="draw the examples from this seed")
+    verify.add_argument("--loss", metavar="MODULE:FUNCTION", help="prove a loss of yours instead, from this folder")
+    verify.add_argument("--against", help="what --loss is called like and held against (default: nested_cross_entropy)")
+    verify.add_argument("--option", action="append", help="an option that --loss takes; repeat for more")
+    verify.add_argument("--head", choices=("tied", "nested"), help="the kind of head that --loss takes (default: both)")
     verify.set_defaults(run=_verify)
     return parser
 
@@ -56,8 +60,25 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from .testing.verify import verify
+    from .testing.verify import verify, verify_loss
 
+    if arguments.loss:
+        return verify_loss(
+            arguments.loss,
+            backends=arguments.backend,
+            against=arguments.against,
+            options=arguments.option,
+            head=arguments.head,
+            device=arguments.device,
+            dtypes=arguments.dtype,
+            examples=arguments.examples,
+            seed=arguments.seed,
+        )
+    for name in ("against", "option", "head"):
+        if getattr(arguments, name) is not None:
+            raise ValueError(
+                f"--{name}: expected --loss beside it, got none; name your loss with --loss module:function"
+            )
     return verify(
         backends=arguments.backend,
         device=arguments.device,

@@ -6,10 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
+from typing import Any
 
 from ..checks import FLOATING, check_device, check_integer
 from ..dispatch import BUILTIN, backend_named, known_backends
 from ..porting import available_backends
+from .check_loss import check_loss
 from .drivers import driver_of
 from .runners import cases_of, check_backend
 
@@ -71,6 +74,70 @@ def verify(
             )
     print("\nNot proved." if failed else "\nProved: every error is within its bound, and every mutant was found out.")
     return 1 if failed else 0
+
+
+def verify_loss(
+    place: str,
+    *,
+    backends: Sequence[str] | None,
+    against: str | None,
+    options: Sequence[str] | None,
+    head: str | None,
+    device: str | None,
+    dtypes: Sequence[str] | None,
+    examples: int,
+    seed: int | None,
+) -> int:
+    """Prove the loss at ``module:function``, and print a row a dtype, or a counter-example.
+
+    Returns:
+        0 where it is proved, 1 where it is not.
+
+    Raises:
+        ValueError, TypeError: what :func:`mrl.testing.check_loss` refuses; a place that names nothing; two backends.
+        ImportError: the module cannot be imported.
+    """
+    _prepare()
+    loss = _loss_at(place)
+    if len(backends or ()) > 1:
+        raise ValueError(f"--backend: expected one for --loss, got {backends}; prove it on one framework at a time")
+    failed = False
+    for dtype in dtypes or ["float32"]:
+        try:
+            row = check_loss(
+                loss,
+                backend=backends[0] if backends else None,
+                against=against or "nested_cross_entropy",
+                tied=None if head is None else head == "tied",
+                options=options or (),
+                dtype=dtype,
+                device=device,
+                examples=examples,
+                random_seed=seed,
+            )
+        except AssertionError as error:
+            failed = True
+            print(error)
+            continue
+        what = "values and gradients" if row.gradients else "values alone"
+        print(f"{row.op}  {dtype}  {row.examples} examples, {what}: worst error {row.worst:.3f} of its bound")
+    print("Not proved." if failed else "Proved.")
+    return 1 if failed else 0
+
+
+def _loss_at(place: str) -> Any:
+    """What ``module:function`` names, from the current folder too."""
+    module, colon, path = place.partition(":")
+    if not (module and colon and path):
+        raise ValueError(f"--loss: expected module:function, got {place!r}; name the file without .py, then the loss")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    loss: Any = import_module(module)
+    for name in path.split("."):
+        if not hasattr(loss, name):
+            raise ValueError(f"--loss: expected {module} to have {path!r}, got none; choose one that it defines")
+        loss = getattr(loss, name)
+    return loss
 
 
 def driver_rows(name: str, dtypes: Sequence[str]) -> list[tuple[str, str, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...dispatch import backend_named
-from .base import Call, Driver, Function, Result, Script
+from .base import Call, Driver, Function, Result, Script, result_of
 from .jax import JaxDriver
 from .tensorflow import TensorFlowDriver
 from .torch import TorchDriver
@@ -26,6 +26,7 @@ __all__ = [
     "TorchDriver",
     "ValueDriver",
     "driver_of",
+    "result_of",
 ]
 
 

@@ -43,6 +43,11 @@ class Call(NamedTuple):
     key: Any = None
     known_axes: int = 0
 
+    def made(self, make: Callable[..., Any]) -> tuple[list[Any], list[Any]]:
+        """The arrays and the constants, as a backend's ``from_numpy`` makes them."""
+        arrays = [make(x, dtype=self.dtype, device=self.device) for x in self.arrays]
+        return arrays, [make(x, dtype=dtype_of(x, self), device=self.device) for x in self.constants]
+
 
 class Result(NamedTuple):
     """What one run gave: ``gradients`` is ``None`` where the backend has no automatic differentiation."""
