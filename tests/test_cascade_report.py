@@ -7,6 +7,7 @@ import tempfile
 
 import numpy as np
 import pytest
+from matplotlib.collections import PolyCollection
 from scipy import optimize, stats
 
 import mrl
@@ -112,6 +113,8 @@ def test_counts_resample_as_examples_do() -> None:
     low, high = np.quantile(means, [0.025, 0.975])
     assert interval.value == rows.mean()
     assert interval.low == pytest.approx(low, abs=0.5) and interval.high == pytest.approx(high, abs=0.5)
+    for share in (np.mean(means < interval.low), np.mean(means > interval.high)):
+        assert share == pytest.approx(0.025, abs=0.01)
     assert resampled_mean(counts, values, 0.95, 0) == interval != resampled_mean(counts, values, 0.95, 1)
 
 
@@ -194,6 +197,11 @@ def test_a_figure_shows_what_it_was_given(tmp_path) -> None:
         wanted = sorted([getattr(point, measure).value, 100 * point.accuracy.value] for point in points)
         np.testing.assert_allclose(drawn["one threshold"], wanted)
         assert len(drawn["by hand, stopped early"]) == 3
+        (band,) = (shape for shape in panel.collections if isinstance(shape, PolyCollection))
+        edges = {tuple(np.round(vertex, 9)) for vertex in band.get_paths()[0].vertices}
+        for point in points:
+            for end in point.accuracy[1:]:
+                assert tuple(np.round([getattr(point, measure).value, 100 * end], 9)) in edges
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
 
 

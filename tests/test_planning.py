@@ -1,7 +1,8 @@
-"""Rows of a chunk where the number of rows is not known: limits that no answer depends on, and so no other test."""
+"""Rows of a chunk: limits that no answer depends on, and so no other test."""
 
 import pytest
 
+from mrl.cascade import planning as cascade
 from mrl.planning import plan_chunk_rows
 
 HOST, ENOUGH = 16 << 20, 128 << 20
@@ -34,3 +35,23 @@ def test_unknown_rows_fit_the_integers_of_a_graph() -> None:
         assert planned(1000, HOST, chunk_rows=wish) == min(wish, 1_048_576)
     # A last chunk that is padded adds as many at most: past 2 ** 31 int32 would turn negative.
     assert 2 * planned(1000, HOST, chunk_rows=1 << 40) < 2**31
+
+
+@pytest.mark.parametrize(
+    ("classes", "on_host", "rows"),
+    [
+        (10, True, 4096),
+        (1000, True, 262),
+        (10**6, True, 32),
+        (10**6, False, 32),
+        (1000, False, 16_777),
+        (10, False, 10**5),
+    ],
+)
+def test_rows_of_a_cascade(classes: int, on_host: bool, rows: int) -> None:
+    """A mebibyte of logits on a host and 64 on an accelerator; 32 rows at least, and 4096 at most on a host."""
+    plan = cascade.plan_chunk_rows(10**5, classes, 4, on_host=on_host, chunk_rows=None)
+    assert plan == rows
+    assert cascade.plan_chunk_rows(7, classes, 4, on_host=on_host, chunk_rows=None) == 7
+    wave = cascade.plan_wave_rows(plan, classes, 4)
+    assert wave % plan == 0 and wave * classes * 4 <= max(256 << 20, plan * classes * 4) < (wave + plan) * classes * 4

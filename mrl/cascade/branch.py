@@ -81,7 +81,6 @@ def _bounds(
     table, goal = state.table, state.goal
     rank, size = table.rank[g, rows], len(table.candidates[g]) + 1
     useful = np.unique(np.append(rank, 0))
-    useful = useful[useful < size - 1]
     total = np.bincount(rank, minlength=size).cumsum()[useful]  # undecided after the candidate
     gained = np.bincount(rank, table.correct[g, rows], size)
     rights = right + (gained.sum() - gained.cumsum()[useful])

@@ -115,7 +115,6 @@ class Table:
         """
         rank, size = self.rank[g, rows], len(self.candidates[g])
         useful = np.unique(np.append(rank, 0))
-        useful = useful[useful < size]
         # Accepted are the ranks above a candidate: sums from the end.
         gained = np.bincount(rank, self.correct[g, rows] - right, size + 1)
         saved = np.bincount(rank, self.dims[g] - spent, size + 1)
