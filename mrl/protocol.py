@@ -38,6 +38,10 @@ class Policy(Protocol):
     def __len__(self) -> int: ...
 
 
+KEYED_KERNELS = ("uniform",)
+"""The names that a backend exports whose framework draws random numbers from keys that can be traced."""
+
+
 class Backend(Protocol):
     """A module (or any object) with these functions.
 
@@ -101,6 +105,11 @@ class Backend(Protocol):
 
         A backend without it wants its own arrays only.
         """
+
+    def uniform(
+        self, key: Any, shapes: tuple[tuple[int, ...], ...], *, bounds: tuple[float, ...], dtype: str, device: Any
+    ) -> tuple[Array, ...]:
+        """An array a shape, each drawn evenly between plus and minus its bound, from parts of ``key`` of their own."""
 
     def to_numpy(self, array: Array, *, blocking: bool) -> Any:
         """The values as NumPy, without a copy if it can.

@@ -1,7 +1,8 @@
 """JAX, on any device; every function can be jitted, and the composed ones transformed at will."""
 
-from .arrays import devices, from_numpy, take_numpy, to_numpy
+from .arrays import devices, from_numpy, take_numpy, to_numpy, uniform
 from .cascade import cascade_exit, cascade_predict
+from .exporting import register
 from .losses import nested_accuracy, nested_cross_entropy, nested_logits, truncate
 
 __all__ = [
@@ -15,4 +16,7 @@ __all__ = [
     "take_numpy",
     "to_numpy",
     "truncate",
+    "uniform",
 ]
+
+register()  # a file can only be read by a process that has

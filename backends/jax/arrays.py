@@ -32,6 +32,17 @@ def take_numpy(array: np.ndarray) -> Array:
     return jnp.asarray(array)
 
 
+def uniform(
+    key: Array, shapes: tuple[tuple[int, ...], ...], *, bounds: tuple[float, ...], dtype: str, device: Any
+) -> tuple[Array, ...]:
+    keys = jax.random.split(key, len(shapes))
+    wide = jnp.float64 if dtype == "float64" else jnp.float32
+    drawn = (
+        jax.random.uniform(k, shape, wide, -bound, bound) for k, shape, bound in zip(keys, shapes, bounds, strict=True)
+    )
+    return tuple(from_numpy(x, dtype=dtype, device=device) for x in drawn)
+
+
 def to_numpy(array: Array, *, blocking: bool) -> np.ndarray | None:
     traced = isinstance(array, jax.core.Tracer)
     hidden = traced or not array.is_fully_addressable  # parts of it are other processes'
@@ -63,13 +74,13 @@ def product(a: Array, b: Array, wide: np.dtype) -> Array:
 
     Factors of different dtypes are promoted. How exact a product of float32 factors is, JAX's own setting says.
     """
-    return jnp.matmul(*same_dtype(a, b, wide), preferred_element_type=wide)
+    narrow = factor_dtype(a, b, wide)
+    return jnp.matmul(a.astype(narrow), b.astype(narrow), preferred_element_type=wide)
 
 
-def same_dtype(a: Array, b: Array, wide: np.dtype) -> tuple[Array, Array]:
-    """Two factors as JAX promotes them, in float64 where the result is."""
-    narrow = a.dtype if a.dtype == b.dtype and wide != jnp.float64 else wide
-    return a.astype(narrow), b.astype(narrow)
+def factor_dtype(a: Array, b: Array, wide: np.dtype) -> np.dtype:
+    """What JAX promotes two factors to; float64 where the result is."""
+    return np.dtype(a.dtype if a.dtype == b.dtype and wide != jnp.float64 else wide)
 
 
 def lift(x: Array, rank: int) -> Array:

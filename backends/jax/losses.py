@@ -12,7 +12,7 @@ from jax import Array
 from mrl.heads import Head, NestedHead, NestedLoss, TiedHead, head_classes
 from mrl.nesting import Nesting
 
-from .arrays import accumulation_dtype, lift, power_of_two, product, same_dtype
+from .arrays import accumulation_dtype, factor_dtype, lift, power_of_two, product
 from .fused import fused_cross_entropy
 from .sweep import dense_targets, has_dense_targets, weighted_total
 
@@ -53,8 +53,7 @@ def nested_logits(z: Array, head: Head, nesting: Nesting) -> Array:
 
 def _product(a: Array, b: Array, wide: np.dtype) -> Array:
     """``product`` whose derivatives, of any order, are products of widened factors: they are rounded nowhere."""
-    narrow = same_dtype(a, b, wide)[0].dtype
-    return _differentiable_product(a.astype(wide), b.astype(wide), narrow)
+    return _differentiable_product(a.astype(wide), b.astype(wide), factor_dtype(a, b, wide))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from mrl.nesting import Nesting
 from mrl.planning import is_small, plan_groups
 
-from .arrays import lift, power_of_two, product, same_dtype
+from .arrays import factor_dtype, lift, power_of_two, product
 
 NARROW = 32  # columns
 
@@ -77,8 +77,10 @@ def sweep(
 def _sweep_chunks(
     z: Array, labels: Array, factors: Array, shared: Shared, *, plan: Plan, needs: tuple[bool, ...]
 ) -> tuple[Array, tuple[Array | None, ...]]:
-    lead, width, levels = z.shape[:-1], z.shape[-1], len(plan.nesting)
-    scale = _scale(z, labels, factors, shared) if any(needs) else None
+    lead, width, levels, wide = z.shape[:-1], z.shape[-1], len(plan.nesting), factors.dtype
+    leaves = (x.astype(factor_dtype(z, x, wide) if x.ndim == 2 else wide) for x in shared.leaves)
+    shared = shared._replace(leaves=tuple(leaves))
+    scale = _scale(labels, factors, shared) if any(needs) else None
     given = (z, labels, factors, factors if scale is None else factors / scale)
     rows = Rows(*(x.reshape(-1, *x.shape[len(lead) :]) for x in given))
     work = partial(_sweep_tied if plan.tied else _sweep_untied, shared=shared, plan=plan, needs=needs)
@@ -111,7 +113,7 @@ def _sweep_chunks(
             return sums, (losses, dz)
 
         zeros = tuple(
-            jnp.zeros_like(leaf, factors.dtype, shape=(*aside, *leaf.shape)) if needed else None
+            jnp.zeros_like(leaf, wide, shape=(*aside, *leaf.shape)) if needed else None
             for leaf, needed in zip(shared.leaves, needs[1:], strict=True)
         )
         sums, (losses, dz) = jax.lax.scan(step, zeros, jax.tree.map(split, rows))
@@ -123,10 +125,9 @@ def _sweep_chunks(
     return losses.reshape(levels, *lead), gradients
 
 
-def _scale(z: Array, labels: Array, factors: Array, shared: Shared) -> Array | None:
+def _scale(labels: Array, factors: Array, shared: Shared) -> Array | None:
     """A power of two by which the gradient of logits fits into float16, in which it is multiplied, if it is."""
-    pairs = (same_dtype(z[:0], leaf[:0], factors.dtype)[0].dtype for leaf in shared.leaves if leaf.ndim == 2)
-    if jnp.float16 not in pairs:
+    if all(leaf.dtype != jnp.float16 for leaf in shared.leaves):
         return None
     if jnp.issubdtype(labels.dtype, jnp.floating):
         factors = factors * labels.astype(factors.dtype).sum(-1)
@@ -140,8 +141,8 @@ def _sweep_tied(
 ) -> tuple[Array, Array | None, tuple[Array | None, ...]]:
     """Losses, ``dz``, and the gradients of the leaves: those of the only chunk, or added to ``sums``."""
     wide = rows.factors.dtype
-    z, weight = same_dtype(rows.z, shared.leaves[0], wide)
-    bias = lift(shared.leaves[1].astype(wide), z.ndim) if len(shared.leaves) == 2 else 0
+    weight, z = shared.leaves[0], rows.z.astype(shared.leaves[0].dtype)
+    bias = lift(shared.leaves[1], z.ndim) if len(shared.leaves) == 2 else 0
     dweight, dbias = (*(sums or (None,)), None)[:2]
     needs_z, needs_weight, needs_bias = (*needs, False)[:3]
     blocks, dims = plan.nesting.blocks, plan.nesting.dims
@@ -218,10 +219,10 @@ def _sweep_untied(
     goal, factors = _goal(rows, shared, plan), plan.nesting.weights if shared.levels is None else shared.levels
     losses, dzs, dweights, dbiases = [], [], [], []
     for g, m in enumerate(plan.nesting.dims):
-        z, weight = same_dtype(rows.z[..., :m], leaves[g], wide)
+        weight, z = leaves[g], rows.z[..., :m].astype(leaves[g].dtype)
         level = product(z, weight.T, wide)
         if needs_biases:
-            level = level + lift(leaves[count + g].astype(wide), level.ndim)
+            level = level + lift(leaves[count + g], level.ndim)
         loss, residual = _residual(level, rows, goal, plan)
         losses.append(loss)
         residual = _weighted(residual, factors[g])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import checks
 from ..dispatch import backend_named, backend_of, known_backends, unwrap
-from ..heads import Head, NestedHead, TiedHead
+from ..heads import Array, Head, NestedHead, TiedHead
 from ..nesting import Nesting
 from ..protocol import Backend
 
@@ -137,14 +138,15 @@ def init_head(
     *,
     tied: bool,
     backend: str,
-    seed: int,
+    seed: int | None = None,
+    key: Any = None,
     dtype: str = "float32",
     device: Any = None,
 ) -> Head:
-    """A new head, the same numbers in every framework.
+    """A new head, from a seed the same numbers in every framework.
 
     Each matrix of width ``m`` and its bias are drawn evenly from ``[-1/sqrt(m), 1/sqrt(m)]``, as a fresh
-    ``torch.nn.Linear(m, classes)`` is; the draw is NumPy's, from ``seed``.
+    ``torch.nn.Linear(m, classes)`` is; the draw is NumPy's, from ``seed``, or JAX's, from ``key``.
 
     Args:
         nesting: the granularities, ``m_1 ... m_G``.
@@ -152,6 +154,8 @@ def init_head(
         tied: a :class:`TiedHead` of one ``(C, m_G)`` matrix, else a :class:`NestedHead`.
         backend: the framework of the arrays.
         seed: a non-negative integer.
+        key: in its place, a key of ``jax.random``, which may be traced: under ``jax.vmap`` over keys, each member of
+            an ensemble has a head of its own.
         dtype: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``.
         device: where the arrays live, in the framework's own words; ``None`` for its default.
 
@@ -159,7 +163,7 @@ def init_head(
         The head: one weight ``(C, m_G)``, or one ``(C, m_g)`` for each granularity, with biases ``(C,)``.
 
     Raises:
-        TypeError: an argument of a wrong kind.
+        TypeError: an argument of a wrong kind; both ``seed`` and ``key``, or neither; a key for a framework without.
         ValueError: no classes, a negative seed, an unknown backend, dtype or device.
         ImportError: the backend is not installed.
 
@@ -173,25 +177,37 @@ def init_head(
     """
     checks.check_nesting(nesting)
     classes = checks.check_integer("classes", classes, at_least=1)
-    seed = checks.check_integer("seed", seed, at_least=0)
     checks.check_flag("tied", tied)
     if dtype not in checks.FLOATING:
         raise ValueError(f"dtype: expected one of {checks.FLOATING}, got {dtype!r}; name it as a string")
     target = backend_named(backend)
     checks.check_device("device", target, device)
+    if key is None:
+        draw = partial(_from_seed, checks.check_integer("seed", seed, at_least=0), target)
+    elif seed is not None:
+        raise TypeError("key: expected a seed or a key, got both; leave out one")
+    elif not hasattr(target, "uniform"):
+        raise TypeError(f"key: expected None for {backend}, got {type(key).__name__}; pass seed=, or backend='jax'")
+    else:
+        draw = partial(target.uniform, key)
+    widths = (nesting.width,) if tied else nesting.dims
+    shapes = tuple(shape for width in widths for shape in ((classes, width), (classes,)))
+    bounds = tuple(1 / math.sqrt(width) for width in widths for _ in range(2))
+    arrays = draw(shapes, bounds=bounds, dtype=dtype, device=device)
+    return TiedHead(*arrays) if tied else NestedHead(arrays[0::2], arrays[1::2])
+
+
+def _from_seed(
+    seed: int,
+    target: Backend,
+    shapes: tuple[tuple[int, ...], ...],
+    *,
+    bounds: tuple[float, ...],
+    dtype: str,
+    device: Any,
+) -> tuple[Array, ...]:
     rng = np.random.default_rng(seed)
-
-    def linear(width: int) -> tuple[Any, Any]:
-        bound = 1 / math.sqrt(width)
-        weight, bias = rng.uniform(-bound, bound, (classes, width)), rng.uniform(-bound, bound, classes)
-        if dtype != "float64":  # rounded to half precision from here, as some frameworks do by themselves
-            weight, bias = weight.astype(np.float32), bias.astype(np.float32)
-        return (
-            target.from_numpy(weight, dtype=dtype, device=device),
-            target.from_numpy(bias, dtype=dtype, device=device),
-        )
-
-    if tied:
-        return TiedHead(*linear(nesting.width))
-    weights, biases = zip(*(linear(dim) for dim in nesting.dims), strict=True)
-    return NestedHead(weights, biases)
+    drawn = (rng.uniform(-bound, bound, shape) for shape, bound in zip(shapes, bounds, strict=True))
+    # Rounded to half precision from float32, as some frameworks do by themselves.
+    kind = np.float64 if dtype == "float64" else np.float32
+    return tuple(target.from_numpy(x.astype(kind), dtype=dtype, device=device) for x in drawn)
