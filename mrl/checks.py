@@ -46,7 +46,7 @@ def head_arrays(head: Head, nesting: Nesting) -> dict[str, Array]:
         if group is None and field == "biases":
             continue
         if not isinstance(group, (tuple, list)):
-            if not is_sequence(group) or hasattr(group, "dtype"):
+            if group is None or not is_sequence(group) or hasattr(group, "dtype"):
                 raise TypeError(
                     f"head.{field}: expected a tuple of one array per granularity, got {type(group).__name__}; "
                     f"write tuple({field}), or use mrl.TiedHead for a single matrix"

@@ -55,3 +55,34 @@ def test_rows_of_a_cascade(classes: int, on_host: bool, rows: int) -> None:
     assert cascade.plan_chunk_rows(7, classes, 4, on_host=on_host, chunk_rows=None) == 7
     wave = cascade.plan_wave_rows(plan, classes, 4)
     assert wave % plan == 0 and wave * classes * 4 <= max(256 << 20, plan * classes * 4) < (wave + plan) * classes * 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "row_bytes", "plan"),
+    [
+        (512, 256 << 11, 512),  # all of 512 rows may take 256 MiB
+        (512, (256 << 11) + 1, 171),  # a byte a row more, and they are three even chunks of what 128 MiB hold
+        (513, HOST // 513, 513),  # all of more rows may take 16 MiB
+        (514, HOST // 513, 257),  # halves, which divide them
+        (0, 1 << 30, 1),
+        (1, 1 << 30, 1),
+        (1000, HOST // 400, 500),  # a chunk is 512 of them at most, and 500 divide them
+        (1000, ENOUGH // 300, 250),  # 334 to 226 would do; 250 divide them, and so do 200, which is too few
+        (1024, ENOUGH // 300, 256),
+        (992, ENOUGH // 300, 248),
+        (960, ENOUGH // 300, 240),
+        (960, ENOUGH // 330, 320),  # of divisors one that is even by 32 comes first
+        (4300, ENOUGH // 300, 288),  # no divisor: the largest even number that fills up with little
+        (4099, ENOUGH // 300, 293),  # where all would waste more than one row in 32, as few chunks, evened out
+        (601, ENOUGH // 300, 201),
+    ],
+)
+def test_known_rows_are_divided(rows: int, row_bytes: int, plan: int) -> None:
+    assert plan_chunk_rows(1, rows, row_bytes, 1, on_host=True) == plan
+
+
+def test_what_is_alone_is_counted_by_its_own_arrays() -> None:
+    """Two arrays where all rows are one chunk, eight where they are not."""
+    assert plan_chunk_rows(8, 512, 256 << 10, 1, on_host=True, buffers_alone=2) == 512
+    assert plan_chunk_rows(8, 512, (256 << 10) + 1, 1, on_host=True, buffers_alone=2) < 512
+    assert plan_chunk_rows(8, 512, 256 << 10, 1, on_host=True) < 512
