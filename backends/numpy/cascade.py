@@ -27,7 +27,7 @@ def cascade_predict(z: np.ndarray, head: Head, policy: CascadePolicy, *, chunk_r
     chunk = plan_chunk_rows(len(z), classes, wide.itemsize, on_host=True, chunk_rows=chunk_rows)
     wave = plan_wave_rows(chunk, classes, wide.itemsize)
     result = CascadeResult(np.empty(len(z), np.int64), np.empty(len(z), np.int64), np.empty(len(z), wide))
-    with np.errstate(invalid="ignore", under="ignore"):
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         for start in range(0, len(z), wave):
             rows = slice(start, start + wave)
             _walk(z[rows], head, policy, chunk, CascadeResult(*(field[rows] for field in result)))
@@ -73,7 +73,7 @@ def _confidence(logits: np.ndarray, kind: str, temperature: float, work: np.ndar
     largest = logits.max(-1, keepdims=True)
     np.subtract(logits, largest, out=work)
     if temperature != 1:
-        work /= temperature
+        work /= min(max(temperature, 2.0**-126), 2.0**126)  # float32 has no number for what is beyond
     classes = logits.shape[-1]
     if kind == "entropy" and classes > 1:
         # Where exp gives zero the product with its logarithm shall too, also for an infinite one.

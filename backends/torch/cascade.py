@@ -187,6 +187,7 @@ def _given(values: Tensor, policy: CascadePolicy, g: int, logits: bool) -> Tenso
 
 def _confidence(logits: Tensor, kind: str, temperature: float, work: Tensor | None) -> Tensor:
     """``spec.confidence`` of logits in their own dtype; ``work`` is scratch of their shape."""
+    temperature = min(max(temperature, 2.0**-126), 2.0**126)  # float32 has no number for what is beyond
     # The largest comes off first: what is rounded in the division grows with the logits.
     scaled = logits if temperature == 1 else (logits - logits.amax(-1, keepdim=True)) / temperature
     p = scaled.softmax(-1) if work is None else torch.softmax(scaled, -1, out=work)
