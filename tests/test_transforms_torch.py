@@ -132,31 +132,6 @@ class TestTorch:
         )
         assert math.isnan(compiled(bad)) and math.isfinite(compiled(self.labels))
 
-    @FUSED
-    @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-    def test_autocast_keeps_float32_products(self, fused, dtype):
-        z = self.z.clone().requires_grad_()
-        with self.torch.autocast("cpu", dtype=getattr(self.torch, dtype)):
-            value = self.loss(z, fused)
-        assert value.dtype == self.torch.float32
-        np.testing.assert_allclose(value.detach(), LOSS.total, **CLOSE)
-        expected = spec.nested_cross_entropy_vjp(self.z.numpy(), HEAD, LABELS, NESTING, np.ones(()))[0]
-        np.testing.assert_allclose(*self.torch.autograd.grad(value, [z]), expected, **CLOSE)
-
-    @pytest.mark.parametrize("name", ["nested_logits", "fused", "composed"])
-    def test_autocast_keeps_float32_products_in_compiled_code(self, name):
-        function, expected = functions(lambda x: mrl.convert(x, "torch"))[name]
-        self.torch.compiler.reset()
-        compiled = self.torch.compile(function, fullgraph=True, backend="aot_eager")
-        gradients = []
-        for run, dtype in ((function, None), (compiled, self.torch.bfloat16)):
-            z = self.z.clone().requires_grad_()
-            with self.torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
-                value = run(z)
-            np.testing.assert_allclose(value.detach(), expected, **CLOSE)
-            gradients += self.torch.autograd.grad(value.sum(), [z])
-        np.testing.assert_allclose(*gradients, **CLOSE)
-
     def test_half_embeddings_with_a_float32_head(self):
         z = self.z.bfloat16().requires_grad_()
         self.loss(z).backward()
@@ -177,7 +152,7 @@ class TestTorch:
         traced = make_fx(self.torch.func.grad(loss), tracing_mode="fake")(*arrays)
         np.testing.assert_allclose(traced(*arrays), GRADIENT, **CLOSE)
         with FakeTensorMode():
-            head, labels = mrl.TiedHead(self.torch.ones(3, 5)), self.torch.ones(4, dtype=self.torch.int64)
+            head, labels = mrl.TiedHead(self.torch.ones(3, 6)), self.torch.ones(4, dtype=self.torch.int64)
             z = self.torch.ones(4, 6, requires_grad=True)
             loss = mrl.nested_cross_entropy(z, head, labels, NESTING, fused=fused)
             (gradient,) = self.torch.autograd.grad(loss.total, z)

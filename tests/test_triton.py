@@ -28,7 +28,13 @@ MISTAKES = {
     "levels in the wrong order": ("loss_at -= n", "loss_at += 0"),
     "the target is not subtracted": ("* inverse - target", "* inverse"),
     "smoothing is off the label only": ("KEEP + SPREAD", "KEEP"),
-    "smoothing is not in the loss": ("tl.full((), SPREAD, dtype) * every", "every * 0"),
+    "smoothing is not in the loss": ("tl.full((), SPREAD, dtype) * every))", "every * 0))"),
+    "shares of nothing count": ("tl.where(u == 0, 0.0, u * (x - shift))", "u * (x - shift)"),
+    "the sum of shares is taken to be one": ("loss = mass *", "loss ="),
+    "the sum of shares does not scale the softmax": ("inverse = mass / total", "inverse = 1.0 / total"),
+    "shares seen do not move with the maximum": ("seen * (beside - shift)", "0.0 * seen"),
+    "one share too few is seen": ("seen += tl.sum(u, 0)", "seen += 0.5 * tl.sum(u, 0)"),
+    "the shares of the first row are those of all": ("targets + row * target_stride", "targets"),
     "gradients are written when not asked for": ("if BACKWARD:", "if BLOCK:"),
 }  # fmt: skip
 

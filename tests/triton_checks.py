@@ -13,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from mrl.backends.torch import sweep
+from mrl.backends.torch.targets import Targets
 
 import mrl
 import mrl.testing
@@ -26,7 +27,7 @@ from mrl.testing.runners import prove
 
 
 def load(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("kernel_under_test", path)
+    spec = importlib.util.spec_from_file_location("mrl.backends.torch.kernel_under_test", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -44,6 +45,9 @@ def cases(draw):
     labels = rng.integers(0, classes, n)
     smoothing = 0.0 if excluded.any() else draw(st.sampled_from((0.0, 0.1, 1.0)))
     excluded[:, np.arange(n), labels] = False
+    # Shares of every class, some of them nothing; of a class that is excluded nothing too.
+    dense = rng.random((n, classes)) * rng.choice([0.0, 1.0, 3.0], (n, classes))
+    dense = np.where(excluded.any(0), 0.0, dense) if draw(st.booleans()) else None
     backward = draw(st.booleans())
     above = torch.tensor(rng.normal(size=(n, classes)), dtype=getattr(torch, dtype))
     return {
@@ -52,28 +56,38 @@ def cases(draw):
         "rows": torch.tensor(rng.choice([1.0, 0.3, 0.0, np.nan], n), dtype=getattr(torch, dtype)),
         "weights": tuple(draw(st.lists(st.sampled_from((1.0, 0.5, 2.0, 0.0)), min_size=count, max_size=count))),
         "smoothing": smoothing,
+        "dense": None if dense is None else torch.tensor(dense, dtype=getattr(torch, dtype)),
         "backward": backward,
         "above": above if backward and draw(st.booleans()) else None,
         "block": draw(st.sampled_from((2, 4, 16, None))),
     }
 
 
+def targets_of(case):
+    if case["dense"] is not None:
+        return case["dense"].double().numpy()
+    classes, smoothing = case["logits"].shape[-1], case["smoothing"]
+    return smoothing / classes + (1 - smoothing) * (case["labels"].numpy()[:, None] == np.arange(classes))
+
+
 def expected(case):
     """Losses and suffix sums in float64, and their bounds: those of ``mrl.testing.bounds`` for exact logits."""
     s, rows = case["logits"].double().numpy(), case["rows"].double().numpy()
-    classes, smoothing, dtype = s.shape[-1], case["smoothing"], str(case["rows"].dtype).removeprefix("torch.")
+    classes, dtype = s.shape[-1], str(case["rows"].dtype).removeprefix("torch.")
     u, tiny = UNIT_ROUNDOFF[dtype], SMALLEST[dtype]
-    on = case["labels"].numpy()[:, None] == np.arange(classes)
     lse = np.logaddexp.reduce(s, axis=-1, keepdims=True)
     below, p = np.where(s == -np.inf, 0.0, np.abs(s - lse)), np.exp(s - lse)
-    target = smoothing / classes + (1 - smoothing) * on
+    target = targets_of(case)
+    mass = target.sum(-1)
     e_lse = u * (classes + np.log(classes) + 4 + 2 * np.abs(lse))
     terms = np.where(target > 0, target * below, 0.0)
     loss = terms.sum(-1)
     size = np.where(target > 0, target * np.abs(np.where(s == -np.inf, 0.0, s)), 0.0).sum(-1)
-    e_loss = e_lse[..., 0] + gamma(classes + 12, u) * (loss + size)
-    q = p - target
-    e_q = p * np.expm1(e_lse + u * (6 + below)) + 2 * u * (np.abs(q) + target) + tiny
+    e_loss = mass * e_lse[..., 0] + gamma(classes + 12, u) * (loss + size + mass * np.abs(lse[..., 0]))
+    q = p * mass[:, None] - target
+    e_q = (
+        p * mass[:, None] * np.expm1(e_lse + u * (6 + below) + gamma(classes, u)) + 2 * u * (np.abs(q) + target) + tiny
+    )
     scales = (np.reshape(case["weights"], (-1, 1)) * rows)[..., None]
     r, e_r = scales * q, np.abs(scales) * (e_q + 6 * u * np.abs(q))
     suffix, magnitude, e_suffix = (np.cumsum(x[::-1], 0)[::-1] for x in (r, np.abs(r), e_r))
@@ -87,6 +101,11 @@ def expected(case):
     )
 
 
+def chosen(case):
+    dense = case["dense"]
+    return Targets(case["labels"]) if dense is None else Targets(None, dense, dense.sum(-1))
+
+
 def check(residuals_, examples=150):
     """Raise ``AssertionError`` where the kernel leaves its bounds, or touches what is not its own."""
 
@@ -98,7 +117,7 @@ def check(residuals_, examples=150):
         levels[:count, :-1] = logits
         if above is not None:
             levels[count, :-1] = above
-        arguments = case["labels"], case["rows"], case["weights"], case["smoothing"], case["backward"]
+        arguments = chosen(case), case["rows"], case["weights"], case["smoothing"], case["backward"]
         losses = residuals_(levels[:, :-1], *arguments, block=case["block"])
         assert losses.dtype == logits.dtype and bool((levels[:, -1] == 7).all())
         (loss, e_loss), (suffix, e_suffix) = expected(case)
@@ -149,13 +168,14 @@ def infinities(path):
         [-inf, 0, 0, 0, 0],
     ]
     levels = torch.tensor([logits, logits[::-1]], dtype=torch.float32)
-    labels, rows, weights = torch.zeros(6, dtype=torch.int64), torch.ones(6), (1.0, 0.5)
-    for smoothing in (0.0, 0.1, 1.0):
+    rows, weights = torch.ones(6), (1.0, 0.5)
+    shares = torch.tensor([0.0, 0.5, 0.0, 0.2, 0.3]).roll(1).repeat(6, 1)
+    labels, dense = Targets(torch.zeros(6, dtype=torch.int64)), Targets(None, shares, shares.sum(-1))
+    for targets, smoothing in ((labels, 0.0), (labels, 0.1), (labels, 1.0), (dense, 0.0)):
         for block in (2, 8):
             plain, ours = levels.clone(), levels.clone()
-            plan = sweep.Plan(mrl.Nesting((1, 2), weights), True, smoothing, True, 6, ())
-            losses = sweep._residuals_(plain, labels, rows, plan, weights, True)
-            found = residuals_(ours, labels, rows, weights, smoothing, True, block=block)
+            losses = sweep._residuals_(plain, targets, rows, smoothing, weights, True)
+            found = residuals_(ours, targets, rows, weights, smoothing, True, block=block)
             torch.testing.assert_close(found, losses, equal_nan=True)
             torch.testing.assert_close(ours, plain, equal_nan=True)
 
@@ -193,12 +213,18 @@ def compiles(path):
     module = load(path)
     names = module._kernel.arg_names
     for dtype, size in (("fp32", 4), ("fp64", 8)):
-        for classes, spread, backward in ((10, 0.0, True), (1000, 1e-4, True), (32_768, 0.0, False)):
+        for classes, spread, dense, backward in (
+            (10, 0.0, False, True),
+            (1000, 1e-4, False, True),
+            (1000, 0.0, True, True),
+            (32_768, 0.0, False, False),
+        ):
             block = module.plan_block(classes, size)
-            constants = {"KEEP": 1 - spread, "SPREAD": spread, "BACKWARD": backward, "ONTO": backward, "BLOCK": block}
+            constants = {"KEEP": 1 - spread, "SPREAD": spread, "DENSE": dense}
+            constants |= {"BACKWARD": backward, "ONTO": backward, "BLOCK": block}
             kinds = dict.fromkeys(names, "i32") | dict.fromkeys(constants, "constexpr")
-            kinds |= dict.fromkeys(("levels", "rows", "scales", "losses"), f"*{dtype}")
-            kinds |= {"labels": "*i64", "level_stride": "i64"}
+            kinds |= dict.fromkeys(("levels", "masses", "rows", "scales", "losses"), f"*{dtype}")
+            kinds |= {"targets": f"*{dtype}" if dense else "*i64", "level_stride": "i64", "target_stride": "i64"}
             source = ASTSource(module._kernel, kinds, {(names.index(name),): x for name, x in constants.items()})
             for architecture in (75, 80, 90):
                 built = triton.compile(

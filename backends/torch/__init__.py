@@ -8,13 +8,14 @@ from mrl.nesting import Nesting
 
 from .arrays import devices, from_numpy, to_numpy
 from .cascade import cascade_exit, cascade_predict
-from .losses import nested_cross_entropy, nested_logits, truncate
+from .losses import nested_accuracy, nested_cross_entropy, nested_logits, truncate
 
 __all__ = [
     "cascade_exit",
     "cascade_predict",
     "devices",
     "from_numpy",
+    "nested_accuracy",
     "nested_cross_entropy",
     "nested_logits",
     "to_numpy",

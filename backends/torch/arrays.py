@@ -12,6 +12,9 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from mrl.heads import Head, NestedHead, TiedHead, head_leaves
 
+# The kinds of devices that give products of half-precision factors as float32, which is how they sum them.
+HALF_DEVICES = ("cuda",) if torch.version.hip is None and hasattr(torch.ops.aten.mm, "dtype") else ()
+
 
 def from_numpy(array: Any, *, dtype: str | None, device: Any) -> Tensor:
     target = None if dtype is None else getattr(torch, dtype)
@@ -79,44 +82,39 @@ def accumulation_dtype(z: Tensor, head: Head) -> torch.dtype:
     return torch.float64 if any(x.dtype == torch.float64 for x in (z, *head_leaves(head))) else torch.float32
 
 
-def widen(z: Tensor, head: Head) -> tuple[Tensor, Head]:
-    """Both in their accumulation dtype."""
-    wide = accumulation_dtype(z, head)
+def factor_dtype(z: Tensor, head: Head) -> torch.dtype:
+    """In which ``z`` and the matrices are multiplied: promoted, or what autocast makes of them."""
+    if accumulation_dtype(z, head) == torch.float64:
+        return torch.float64
+    kind = z.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    dtype = z.dtype
+    for weight in (head.weight,) if isinstance(head, TiedHead) else head.weights:
+        dtype = torch.promote_types(dtype, weight.dtype)
+    return dtype
+
+
+def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether factors of a half-precision ``dtype`` have products in float32, in which they are summed."""
+    return dtype in (torch.bfloat16, torch.float16) and device.type in HALF_DEVICES
+
+
+def as_factors(z: Tensor, head: Head) -> tuple[Tensor, Head]:
+    """Both rounded to the dtype of factors, and widened where the device has no products of halves; biases wide."""
+    narrow, wide = factor_dtype(z, head), accumulation_dtype(z, head)
+    last = narrow if multiplies(narrow, z.device) else wide
+
+    def factor(x: Tensor) -> Tensor:
+        return x.to(narrow).to(last)
+
     if isinstance(head, TiedHead):
-        bias = None if head.bias is None else head.bias.to(wide)
-        return z.to(wide), TiedHead(head.weight.to(wide), bias)
+        return factor(z), TiedHead(factor(head.weight), None if head.bias is None else head.bias.to(wide))
     biases = None if head.biases is None else tuple(bias.to(wide) for bias in head.biases)
-    return z.to(wide), NestedHead(tuple(weight.to(wide) for weight in head.weights), biases)
-
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b``, which autocast leaves in the dtype of both."""
-    if torch.compiler.is_compiling() and torch.is_autocast_enabled(a.device.type):
-        return _Product.apply(a, b)
-    with no_autocast(a.device):
-        return a @ b
+    return factor(z), NestedHead(tuple(factor(weight) for weight in head.weights), biases)
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Autocast turned off on ``device``; some, such as ``meta``, do not know it."""
     known = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if known else nullcontext()
-
-
-class _Product(torch.autograd.Function):
-    """Compiled, the backward pass is traced under the autocast that is left alone outside of here."""
-
-    @staticmethod
-    def forward(a: Tensor, b: Tensor) -> Tensor:
-        with no_autocast(a.device):
-            return a @ b
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:
-        a, b = ctx.saved_tensors
-        with no_autocast(a.device):
-            return upstream @ b.mT, a.mT @ upstream

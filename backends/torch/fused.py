@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,8 +21,11 @@ from mrl.heads import Head, TiedHead, head_leaves
 from mrl.nesting import Nesting
 from mrl.planning import ENOUGH_ROWS, plan_chunk_rows, plan_groups, plan_places
 
-from .arrays import has_memory, is_batched
+from .arrays import factor_dtype, has_memory, is_batched
 from .sweep import Plan, sweep
+
+Data: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+"""Labels or probabilities, factors of the rows, of the classes, and of the levels."""
 
 
 def fused_cross_entropy(
@@ -30,6 +33,8 @@ def fused_cross_entropy(
     head: Head,
     labels: Tensor,
     rows: Tensor,
+    class_weight: Tensor | None,
+    level_weights: Tensor | None,
     nesting: Nesting,
     label_smoothing: float,
     summed: bool,
@@ -45,11 +50,13 @@ def fused_cross_entropy(
             "nested_cross_entropy: the fused form is one function of autograd, which torch.jit.trace cannot record; "
             "use torch.export, or pass fused=False for the composed form"
         )
-    count, classes = None if compiling else labels.numel(), leaves[0].shape[0]
+    count, classes = None if compiling else rows.numel(), leaves[0].shape[0]
     # Compiled for any number of rows, a chunk is planned as if there were many.
     level_bytes = (ENOUGH_ROWS if count is None else count) * classes * rows.element_size()
+    soft = labels.is_floating_point()
     chunk = plan_chunk_rows(
-        plan_places(plan_groups(nesting.dims, level_bytes)) if tied else 1,
+        (plan_places(plan_groups(nesting.dims, level_bytes)) if tied else 1)
+        + (2 if soft or class_weight is not None else 0),
         count,
         classes,
         rows.element_size(),
@@ -57,42 +64,46 @@ def fused_cross_entropy(
         chunk_rows=chunk_rows,
     )
     needs = tuple(grad_enabled and x.requires_grad for x in (z, *leaves))
-    arrays = z.reshape(-1, z.shape[-1]), labels.reshape(-1), rows.reshape(-1)
+    narrow, lead = factor_dtype(z, head), rows.shape
+    z, rows = z.reshape(-1, z.shape[-1]), rows.reshape(-1)
+    data = labels.reshape(-1, classes) if soft else labels.reshape(-1), rows, class_weight, level_weights
     if compiling:
         total, per_level, *_ = _operator(
-            *arrays, leaves, nesting.dims, nesting.weights, tied, label_smoothing, summed, chunk, needs
+            z, *data, leaves, nesting.dims, nesting.weights, tied, label_smoothing, narrow, summed, chunk, needs
         )
     else:
-        plan = Plan(nesting, tied, label_smoothing, summed, chunk, needs)
+        plan = Plan(nesting, tied, label_smoothing, narrow, summed, chunk, needs)
         try:
-            total, per_level, *_ = _FusedCrossEntropy.apply(*arrays, plan, *leaves)
+            total, per_level, *_ = _FusedCrossEntropy.apply(z, *data, plan, *leaves)
         except NotImplementedError as error:  # of a tensor that shards itself, say
             raise NotImplementedError(
                 f"nested_cross_entropy: the fused form works in place, got a {type(z).__name__} on {z.device.type}, "
                 "for which PyTorch lacks an operation; pass fused=False for the composed form"
             ) from error
     if not summed:
-        total, per_level = total.reshape(labels.shape), per_level.reshape(len(nesting), *labels.shape)
+        total, per_level = total.reshape(lead), per_level.reshape(len(nesting), *lead)
     return total, per_level
 
 
-def _forward(z: Tensor, labels: Tensor, rows: Tensor, plan: Plan, leaves: Sequence[Tensor]) -> list[Tensor]:
+def _forward(z: Tensor, data: Data, plan: Plan, leaves: Sequence[Tensor]) -> list[Tensor]:
     """Total, losses per level and, of a scalar loss, the gradients that are needed, up to a factor from above."""
     needs = plan.needs if plan.summed else (False,) * len(plan.needs)
-    losses, gradients = sweep(z, leaves, labels, rows, plan, needs)
+    losses, gradients = sweep(z, leaves, *data, plan, needs)
     per_level = losses.sum(1) if plan.summed else losses
     total = torch.zeros_like(per_level[0])
-    for weight, level in zip(plan.nesting.weights, per_level.unbind(), strict=True):
-        total.add_(level, alpha=weight)
+    for g, (weight, level) in enumerate(zip(plan.nesting.weights, per_level.unbind(), strict=True)):
+        if data[3] is None:
+            total.add_(level, alpha=weight)
+        else:
+            total += torch.where(data[3][g] == 0, 0.0, weight * data[3][g] * level)
     return [total, per_level, *(gradient for gradient in gradients if gradient is not None)]
 
 
-def _gradients(
-    plan: Plan, arrays: Sequence[Tensor], labels: Tensor, rows: Tensor, upstream: Tensor, forward: Any
-) -> list[Tensor]:
+def _gradients(plan: Plan, arrays: Sequence[Tensor], data: Data, upstream: Tensor, forward: Any) -> list[Tensor]:
     """The gradients that are needed, from the start: where each example has a factor of its own, known only now."""
-    z, *leaves = arrays
-    return list(forward(z, labels, rows * upstream, replace(plan, summed=True), leaves)[2:])
+    (z, *leaves), (labels, rows, *weights) = arrays, data
+    rows = torch.where(rows == 0, 0.0, rows * upstream)
+    return list(forward(z, (labels, rows, *weights), replace(plan, summed=True), leaves)[2:])
 
 
 def _in_their_places(plan: Plan, arrays: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor | None]:
@@ -102,29 +113,37 @@ def _in_their_places(plan: Plan, arrays: Sequence[Tensor], gradients: Sequence[T
 
 class _FusedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(z: Tensor, labels: Tensor, rows: Tensor, plan: Plan, *leaves: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_forward(z, labels, rows, plan, leaves))
+    def forward(
+        z: Tensor,
+        labels: Tensor,
+        rows: Tensor,
+        class_weight: Tensor | None,
+        level_weights: Tensor | None,
+        plan: Plan,
+        *leaves: Tensor,
+    ) -> tuple[Tensor, ...]:
+        return tuple(_forward(z, (labels, rows, class_weight, level_weights), plan, leaves))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        z, labels, rows, plan, *leaves = inputs
+        z, *data, plan = inputs[:6]
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(labels, rows, z, *leaves)
+        ctx.save_for_backward(*data, z, *inputs[6:])
         # Not saved but handed over, so that the backward pass can scale them in place and give them away.
         ctx.plan, ctx.gradients = plan, list(output[2:]) if plan.summed else None
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        plan, (labels, rows, *arrays) = ctx.plan, ctx.saved_tensors
+        plan, data, arrays = ctx.plan, ctx.saved_tensors[:4], ctx.saved_tensors[4:]
         if upstream is None:
-            return (None,) * (4 + len(arrays) - 1)
+            return (None,) * (6 + len(arrays) - 1)
         if is_batched(upstream):
             raise _too_much("vmap over its gradient")
         gradients, ctx.gradients = ctx.gradients, None
         with torch.no_grad():
             if gradients is None:  # or a second pass through a retained graph
-                gradients = _gradients(plan, arrays, labels, rows, upstream, _forward)
+                gradients = _gradients(plan, arrays, data, upstream, _forward)
             elif not _is_one(upstream):
                 gradients = [gradient.mul_(upstream) for gradient in gradients]
             dz, *dleaves = _in_their_places(plan, arrays, gradients)
@@ -132,7 +151,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
             dz, *dleaves = (
                 None if g is None else _DifferentiableOnce.apply(g, upstream, *arrays) for g in (dz, *dleaves)
             )
-        return dz, None, None, None, *dleaves
+        return dz, *(None,) * 5, *dleaves
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -185,26 +204,30 @@ def _too_much(asked: str) -> RuntimeError:
     "mrl::nested_cross_entropy",
     mutates_args=(),
     # Written out because PyTorch 2.6 does not read ``list[Tensor]``.
-    schema="(Tensor z, Tensor labels, Tensor rows, Tensor[] leaves, SymInt[] dims, float[] weights, bool tied, "
-    "float label_smoothing, bool summed, SymInt chunk_rows, bool[] needs) -> Tensor[]",
+    schema="(Tensor z, Tensor labels, Tensor rows, Tensor? class_weight, Tensor? level_weights, Tensor[] leaves, "
+    "SymInt[] dims, float[] weights, bool tied, float label_smoothing, ScalarType narrow, bool summed, "
+    "SymInt chunk_rows, bool[] needs) -> Tensor[]",
 )
 def _operator(
     z: Tensor,
     labels: Tensor,
     rows: Tensor,
+    class_weight: Tensor | None,
+    level_weights: Tensor | None,
     leaves: Sequence[Tensor],
     dims: Sequence[int],
     weights: Sequence[float],
     tied: bool,
     label_smoothing: float,
+    narrow: torch.dtype,
     summed: bool,
     chunk_rows: int,
     needs: Sequence[bool],
 ) -> list[Tensor]:
     if forward_ad._current_level >= 0:  # of a graph that was exported
         raise _too_much("forward-mode differentiation")
-    plan = Plan(Nesting(dims, weights), tied, label_smoothing, summed, chunk_rows, tuple(needs))
-    return _forward(z, labels, rows, plan, leaves)
+    plan = Plan(Nesting(dims, weights), tied, label_smoothing, narrow, summed, chunk_rows, tuple(needs))
+    return _forward(z, (labels, rows, class_weight, level_weights), plan, leaves)
 
 
 @_operator.register_fake
@@ -212,11 +235,14 @@ def _(
     z: Tensor,
     labels: Tensor,
     rows: Tensor,
+    class_weight: Tensor | None,
+    level_weights: Tensor | None,
     leaves: Sequence[Tensor],
     dims: Sequence[int],
     weights: Sequence[float],
     tied: bool,
     label_smoothing: float,
+    narrow: torch.dtype,
     summed: bool,
     chunk_rows: int,
     needs: Sequence[bool],
@@ -227,34 +253,35 @@ def _(
 
 
 def _set_up_operator(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    z, labels, rows, leaves, dims, weights, tied, label_smoothing, summed, chunk_rows, needs = inputs
-    ctx.plan = Plan(Nesting(dims, weights), tied, label_smoothing, summed, chunk_rows, tuple(needs))
-    ctx.save_for_backward(labels, rows, z, *leaves, *output[2:])
+    z, *data, leaves = inputs[:6]
+    dims, weights, tied, label_smoothing, narrow, summed, chunk_rows, needs = inputs[6:]
+    ctx.plan = Plan(Nesting(dims, weights), tied, label_smoothing, narrow, summed, chunk_rows, tuple(needs))
+    ctx.save_for_backward(*data, z, *leaves, *output[2:])
     ctx.set_materialize_grads(False)
 
 
 def _operator_backward(ctx: Any, upstream: list[Tensor | None]) -> tuple[Any, ...]:
-    def forward(z: Tensor, labels: Tensor, rows: Tensor, plan: Plan, leaves: Sequence[Tensor]) -> list[Tensor]:
+    def forward(z: Tensor, data: Data, plan: Plan, leaves: Sequence[Tensor]) -> list[Tensor]:
         nesting = plan.nesting
         return _operator(
-            z, labels, rows, leaves, nesting.dims, nesting.weights, plan.tied, plan.label_smoothing, True,
+            z, *data, leaves, nesting.dims, nesting.weights, plan.tied, plan.label_smoothing, plan.narrow, True,
             plan.chunk_rows, plan.needs,
         )  # fmt: skip
 
     if any(x is not None for x in upstream[2:]):  # of the gradients, which are outputs too
         raise _too_much("a second derivative")
-    plan, (labels, rows, *saved) = ctx.plan, ctx.saved_tensors
+    plan, data, saved = ctx.plan, ctx.saved_tensors[:4], ctx.saved_tensors[4:]
     arrays, gradients = saved[: len(plan.needs)], saved[len(plan.needs) :]
-    asked = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3])
+    asked = (ctx.needs_input_grad[0], *ctx.needs_input_grad[5])
     if any(now and not then for now, then in zip(asked, plan.needs, strict=True)):
         # Frozen when the graph was exported, and not any more: all is computed now.
         plan = replace(plan, needs=asked, summed=False)
     if plan.summed:
         gradients = [upstream[0] * gradient for gradient in gradients]
     else:
-        gradients = _gradients(plan, arrays, labels, rows, upstream[0], forward)
+        gradients = _gradients(plan, arrays, data, upstream[0], forward)
     dz, *dleaves = _in_their_places(plan, arrays, gradients)
-    return dz, None, None, dleaves, *(None,) * 7
+    return dz, *(None,) * 4, dleaves, *(None,) * 8
 
 
 _operator.register_autograd(_operator_backward, setup_context=_set_up_operator)

@@ -1,49 +1,55 @@
-"""Prefixes, logits and the nested cross-entropy, composed of differentiable operations."""
+"""Prefixes, logits, the nested cross-entropy and accuracies, composed of differentiable operations."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from mrl.heads import Head, NestedLoss, TiedHead, head_classes
+from mrl.heads import Head, NestedHead, NestedLoss, TiedHead, head_classes, head_leaves
 from mrl.nesting import Nesting
 
-from .arrays import accumulation_dtype, product, widen
+from .arrays import accumulation_dtype, as_factors
 from .fused import fused_cross_entropy
+from .products import products
+from .targets import dense_targets, no_less_than_zero, row_factors
+
+RANGE = {torch.float32: (2.0**62, 2.0**96), torch.float64: (2.0**500, 2.0**700)}
+"""Entries past the first number, or below its reciprocal, are scaled by the second before they are squared."""
 
 
 def truncate(z: Tensor, dim: int, *, normalize: bool) -> Tensor:
     x = z[..., :dim]
     if not normalize:
-        return x
+        return x.clone()
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    # Dividing by the largest entry first keeps the sum of squares in range; the quotient does not depend on it.
-    scale = x.detach().abs().amax(-1, keepdim=True)
-    scale = torch.where(scale > 0, scale, 1.0)
-    x = x / scale
+    # A power of two keeps the sum of squares in range and is exact; the quotient does not depend on it.
+    (limit, power), largest = RANGE[x.dtype], x.detach().abs().amax(-1, keepdim=True)
+    scale = torch.where(largest > limit, 1 / power, torch.where(largest < 1 / limit, power, 1.0)).to(x.dtype)
+    x = x * scale
     squares = x.square().sum(-1, keepdim=True)
-    tiny = scale * squares.sqrt().detach() <= 1e-12
+    tiny = squares.detach().sqrt() / scale <= 1e-12
     norm = torch.where(tiny, 1.0, squares).sqrt()
     return torch.where(tiny, 0.0, x / norm).to(z.dtype)
 
 
 def nested_logits(z: Tensor, head: Head, nesting: Nesting) -> Tensor:
-    z, head = widen(z, head)
+    z, head = as_factors(z, head)
     x = z.reshape(-1, z.shape[-1])
     levels: list[Tensor] = []
     if isinstance(head, TiedHead):
         for start, stop in nesting.blocks:
-            block = product(x[:, start:stop], head.weight[:, start:stop].mT)
+            (block,) = products(x[:, start:stop], [head.weight[:, start:stop]])
             if levels:
                 block = levels[-1] + block
             elif head.bias is not None:
                 block = block + head.bias
             levels.append(block)
     else:
-        for m, weight, bias in zip(nesting.dims, head.weights, head.biases or (None,) * len(nesting), strict=True):
-            level = product(x[:, :m], weight.mT)
+        biases = head.biases or (None,) * len(nesting)
+        for level, bias in zip(products(x, head.weights), biases, strict=True):
             levels.append(level if bias is None else level + bias)
     return torch.stack(levels).reshape(len(nesting), *z.shape[:-1], levels[0].shape[-1])
 
@@ -56,36 +62,100 @@ def nested_cross_entropy(
     *,
     label_smoothing: float,
     ignore_index: int | None,
+    sample_weight: Tensor | None = None,
+    class_weight: Tensor | None = None,
+    level_weights: Tensor | None = None,
     reduction: str,
     fused: bool,
     chunk_rows: int | None,
 ) -> NestedLoss:
-    classes = head_classes(head)
-    labels = labels.long()
-    used = torch.ones_like(labels, dtype=torch.bool) if ignore_index is None else labels != ignore_index
-    outside = used & ((labels < 0) | (labels >= classes))
-    if ignore_index is not None:
+    wide, classes = accumulation_dtype(z, head), head_classes(head)
+    labels, rows, used = row_factors(labels, classes, ignore_index, sample_weight, class_weight, reduction, wide)
+    if used is not None:
         # An ignored row takes no part even when it holds NaN, which would survive a product with zero.
         z = torch.where(used.unsqueeze(-1), z, 0.0)
-    labels = torch.where(used & ~outside, labels, 0)
-    # A label out of range that nobody could see makes its loss and its gradient NaN, never a wrong number.
-    rows = torch.where(outside, math.nan, used.to(accumulation_dtype(z, head)))
-    if reduction == "mean":
-        rows = rows / used.sum().clamp(min=1)
+    if class_weight is not None:
+        class_weight = no_less_than_zero(class_weight, wide)
+        if not label_smoothing and not labels.is_floating_point():  # a class's weight is that of the rows it labels
+            rows, class_weight = torch.where(rows == 0, 0.0, rows * class_weight[labels]), None
+    if level_weights is not None:
+        level_weights = no_less_than_zero(level_weights, wide)
+    whole, count = head, len(nesting)
+    kept = nesting.levels_in_use
+    if len(kept) < count:
+        head, nesting, level_weights = _levels(kept, head, nesting, level_weights)
     if fused:
         total, per_level = fused_cross_entropy(
-            z, head, labels, rows, nesting, label_smoothing, reduction != "none", chunk_rows
+            z,
+            head,
+            labels,
+            rows,
+            class_weight,
+            level_weights,
+            nesting,
+            label_smoothing,
+            reduction != "none",
+            chunk_rows,
         )
     else:
-        losses = _cross_entropies(nested_logits(z, head, nesting), labels, label_smoothing)
+        logits = nested_logits(z, head, nesting).to(wide)
+        losses = _cross_entropies(logits, labels, class_weight, label_smoothing)
         losses = torch.where(rows == 0, 0.0, losses * rows)  # infinite, if the class 0 that stands in is excluded
         per_level = losses if reduction == "none" else losses.reshape(len(nesting), -1).sum(1)
-        total = sum(weight * level for weight, level in zip(nesting.weights, per_level.unbind(), strict=True))
+        total = weighted_sum(per_level, nesting, level_weights)
+    if len(kept) < count:
+        # An empty part of what is left out: its gradient is zero, and not missing.
+        absent = [x for x in head_leaves(whole) if not any(x is y for y in head_leaves(head))]
+        total = total + sum(x.reshape(-1)[:0].sum() for x in absent)
+        nothing, found = torch.full_like(per_level[0], math.nan), dict(zip(kept, per_level.unbind(), strict=True))
+        per_level = torch.stack([found.get(g, nothing) for g in range(count)])
     return NestedLoss(total, per_level.detach())
 
 
-def _cross_entropies(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+def weighted_sum(per_level: Tensor, nesting: Nesting, level_weights: Tensor | None) -> Tensor:
+    levels = zip(nesting.weights, per_level.unbind(), strict=True)
+    if level_weights is None:
+        return sum(weight * level for weight, level in levels)
+    return sum(
+        torch.where(factor == 0, 0.0, weight * factor * level)
+        for (weight, level), factor in zip(levels, level_weights.unbind(), strict=True)
+    )
+
+
+def nested_accuracy(logits: Tensor, labels: Tensor, *, topk: Sequence[int], ignore_index: int | None) -> Tensor:
+    logits, labels = logits.detach(), labels.long()
+    wide, classes = torch.promote_types(logits.dtype, torch.float32), logits.shape[-1]
+    labels, rows, used = row_factors(labels, classes, ignore_index, None, None, "sum", wide)
+    index = labels.unsqueeze(-1)
+    own = logits.gather(-1, index.expand(*logits.shape[:-1], 1))
+    before = torch.arange(classes, device=labels.device) < index
+    rank = ((logits > own) | ((logits == own) & before)).sum(-1)
+    rank = torch.where(logits.isnan().any(-1), classes, rank)
+    whole = labels.numel() if used is None else used.sum()
+    whole = max(1, whole) if isinstance(whole, int) else whole.clamp(min=1)
+    hits = [torch.where(rank < min(k, classes), rows, 0.0 * rows) for k in topk]
+    return torch.stack([hit.reshape(len(logits), -1).sum(-1) / whole for hit in hits], -1)
+
+
+def _levels(
+    kept: tuple[int, ...], head: Head, nesting: Nesting, level_weights: Tensor | None
+) -> tuple[Head, Nesting, Tensor | None]:
+    """Those of the levels that are ``kept``: of a tied head their blocks become one with the next in use."""
+    if not isinstance(head, TiedHead):
+        biases = None if head.biases is None else tuple(head.biases[g] for g in kept)
+        head = NestedHead(tuple(head.weights[g] for g in kept), biases)
+    if level_weights is not None:
+        level_weights = torch.stack([level_weights[g] for g in kept])
+    return head, Nesting([nesting.dims[g] for g in kept], [nesting.weights[g] for g in kept]), level_weights
+
+
+def _cross_entropies(logits: Tensor, labels: Tensor, class_weight: Tensor | None, label_smoothing: float) -> Tensor:
     log_p = logits.log_softmax(-1)
+    if labels.is_floating_point() or class_weight is not None:
+        u = dense_targets(labels, class_weight, label_smoothing, logits.shape[-1], logits.dtype)
+        return -torch.where(u == 0, 0.0, u * log_p).sum(-1)
+    if label_smoothing == 1:  # a share of nothing is left out: it would make NaN of a label that is excluded
+        return -log_p.mean(-1)
     index = labels.expand(logits.shape[:-1]).unsqueeze(-1)
     losses = -(1 - label_smoothing) * log_p.gather(-1, index).squeeze(-1)
     if label_smoothing:

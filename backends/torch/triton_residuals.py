@@ -3,15 +3,19 @@
 Computes what ``sweep._residuals_`` computes in several passes over each level: one program takes a row through its
 levels, from the last to the first. It reads a level twice, the second time out of a cache, and writes it once::
 
-    loss_g = rows (lse(x_g) - target . x_g)        S_g = S_{g+1} + w_g rows (softmax(x_g) - target)
+    loss_g = rows sum_c u_c (lse(x_g) - x_gc)        S_g = S_{g+1} + w_g rows (softmax(x_g) sum_c u_c - u)
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from .targets import Targets
 
 WIDEST_BLOCK_BYTES = 16 << 10  # classes that a program looks at at a time; more would not fit its registers
 WARP_BYTES = 1 << 10  # of a block, to each warp: 32 bytes to a thread
@@ -19,9 +23,9 @@ WARP_BYTES = 1 << 10  # of a block, to each warp: 32 bytes to a thread
 
 def residuals_(
     levels: Tensor,
-    labels: Tensor,
+    targets: Targets,
     rows: Tensor,
-    weights: tuple[float, ...],
+    weights: Sequence[float | Tensor],
     label_smoothing: float,
     backward: bool,
     *,
@@ -35,7 +39,12 @@ def residuals_(
     losses = rows.new_empty(count, n)
     if not n:
         return losses
-    labels, rows = labels.contiguous(), rows.contiguous()
+    rows = rows.contiguous()
+    if targets.dense is None:
+        wanted, mass, target_stride = targets.labels.contiguous(), rows, 0
+    else:
+        wanted = targets.dense if targets.dense.stride(1) == 1 else targets.dense.contiguous()
+        mass, target_stride = targets.mass.contiguous(), wanted.stride(0)
     scales = _scales(rows, weights) if backward else rows.expand(count, n)
     if block is None:
         block = plan_block(classes, levels.element_size())
@@ -43,7 +52,8 @@ def residuals_(
     with torch.cuda.device_of(levels):
         _kernel[(n,)](
             levels,
-            labels,
+            wanted,
+            mass,
             rows,
             scales,
             losses,
@@ -51,9 +61,11 @@ def residuals_(
             classes,
             levels.stride(0),
             levels.stride(1),
+            target_stride,
             scales.stride(0),
             KEEP=1 - label_smoothing,
             SPREAD=label_smoothing / classes,
+            DENSE=targets.dense is not None,
             BACKWARD=backward,
             ONTO=places > count,
             BLOCK=block,
@@ -71,9 +83,9 @@ def plan_warps(block: int, itemsize: int) -> int:
     return max(1, min(16, block * itemsize // WARP_BYTES))
 
 
-def _scales(rows: Tensor, weights: tuple[float, ...]) -> Tensor:
+def _scales(rows: Tensor, weights: Sequence[float | Tensor]) -> Tensor:
     """``w_g rows`` as ``(K, n)``, made on the device: the kernel is not compiled anew for other weights."""
-    if all(weight == 1 for weight in weights):
+    if all(isinstance(weight, float) and weight == 1 for weight in weights):
         return rows.expand(len(weights), -1)
     scales = rows.new_empty(len(weights), len(rows))
     for weight, scale in zip(weights, scales.unbind(), strict=True):
@@ -84,7 +96,8 @@ def _scales(rows: Tensor, weights: tuple[float, ...]) -> Tensor:
 @triton.jit
 def _kernel(
     levels,
-    labels,
+    targets,
+    masses,
     rows,
     scales,
     losses,
@@ -92,9 +105,11 @@ def _kernel(
     classes,
     level_stride,
     row_stride,
+    target_stride,
     scale_stride,
     KEEP: tl.constexpr,  # a number that is not constant would arrive in float32
     SPREAD: tl.constexpr,
+    DENSE: tl.constexpr,  # targets are shares of every class, not labels
     BACKWARD: tl.constexpr,
     ONTO: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -106,38 +121,61 @@ def _kernel(
     last = tl.cast(count - 1, tl.int64)
     level = levels + row * row_stride + last * level_stride
     scale_at, loss_at = scales + row + last * scale_stride, losses + row + last * n
-    label, factor = tl.load(labels + row), tl.load(rows + row)
+    factor = tl.load(rows + row)
+    shares = targets + row * target_stride
+    if DENSE:
+        label = 0
+        mass = tl.load(masses + row)
+    else:
+        label = tl.load(targets + row)
+        mass = tl.full((), 1.0, dtype)
     for turn in range(count):
         largest = tl.full((), float("-inf"), dtype)
         shift = tl.full((), 0.0, dtype)
         total = tl.full((), 0.0, dtype)
         every = tl.full((), 0.0, dtype)
+        seen = tl.full((), 0.0, dtype)
         for start in range(0, classes, BLOCK):
             columns = start + tl.arange(0, BLOCK)
             x = tl.load(level + columns, mask=columns < classes, other=float("-inf"))
             before = largest
+            beside = shift
             largest = tl.maximum(largest, tl.max(x, 0))
             # Infinity minus infinity is NaN, which classes that are all excluded so far must not become.
             shift = tl.where(largest == float("-inf"), 0.0, largest)
             total = total * tl.exp(before - shift) + tl.sum(tl.exp(x - shift), 0)
-            if SPREAD > 0:
+            if DENSE:
+                u = tl.load(shares + columns, mask=columns < classes, other=0.0)
+                # What is summed is the distance from the largest so far; a share of nothing is left out.
+                every += tl.where(seen == 0, 0.0, seen * (beside - shift)) + tl.sum(
+                    tl.where(u == 0, 0.0, u * (x - shift)), 0
+                )
+                seen += tl.sum(u, 0)
+            elif SPREAD > 0:
                 every += tl.sum(tl.where(columns < classes, x, 0.0), 0)
-        picked = tl.load(level + label)
-        if SPREAD > 0:
+        if DENSE:
+            loss = mass * tl.log(total) - every
+        elif KEEP == 0:
+            loss = tl.log(total) + (shift - tl.full((), SPREAD, dtype) * every)
+        elif SPREAD > 0:
+            picked = tl.load(level + label)
             loss = tl.log(total) + (shift - (tl.full((), KEEP, dtype) * picked + tl.full((), SPREAD, dtype) * every))
         else:
-            loss = tl.log(total) + (shift - picked)
+            loss = tl.log(total) + (shift - tl.load(level + label))
         tl.store(loss_at, loss * factor)
         if BACKWARD:
             # All threads have read the logits that are overwritten now, and written the sums that are read.
             tl.debug_barrier()
-            inverse = 1.0 / total
+            inverse = mass / total
             scale = tl.load(scale_at)
             for start in range(0, classes, BLOCK):
                 columns = start + tl.arange(0, BLOCK)
                 inside = columns < classes
                 x = tl.load(level + columns, mask=inside, other=float("-inf"))
-                target = tl.where(columns == label, tl.full((), KEEP + SPREAD, dtype), tl.full((), SPREAD, dtype))
+                if DENSE:
+                    target = tl.load(shares + columns, mask=inside, other=0.0)
+                else:
+                    target = tl.where(columns == label, tl.full((), KEEP + SPREAD, dtype), tl.full((), SPREAD, dtype))
                 # Above the last level, which comes first, there is nothing, or the sum to begin with.
                 some = inside & ((turn > 0) | ONTO)
                 above = tl.load(level + level_stride + columns, mask=some, other=0.0)
