@@ -24,7 +24,7 @@ def truncate(z: Array, dim: int, *, normalize: bool) -> Array:
     x = x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
     # A factor of a power of two keeps the squares in range, and the quotient does not depend on it. Dividing by the
     # largest entry would not do: XLA multiplies by the reciprocal, and that of 1e38 is flushed to zero.
-    edge, power = (2.0**500, 2.0**700) if x.dtype == jnp.float64 else (2.0**62, 2.0**96)
+    edge, power = (2.0**500, 2.0**700) if x.dtype == jnp.float64 else (2.0**40, 2.0**80)
     largest = jax.lax.stop_gradient(jnp.abs(x).max(-1, keepdims=True))
     factor = jnp.where(largest > edge, 1 / power, jnp.where(largest < 1 / edge, power, 1.0)).astype(x.dtype)
     x = x * factor
