@@ -16,7 +16,7 @@ from .fused import fused_cross_entropy
 from .products import products
 from .targets import dense_targets, no_less_than_zero, row_factors
 
-RANGE = {torch.float32: (2.0**62, 2.0**96), torch.float64: (2.0**500, 2.0**700)}
+RANGE = {torch.float32: (2.0**40, 2.0**80), torch.float64: (2.0**500, 2.0**700)}
 """Entries past the first number, or below its reciprocal, are scaled by the second before they are squared."""
 
 
