@@ -219,6 +219,20 @@ class TestTorch:
             with pytest.raises(Exception, match=stops + r"func\.vmap cannot do; call it on all rows at once"):
                 run(self.z, weight[None])
 
+    @FUSED
+    def test_weights_that_change_from_step_to_step_compile_once(self, fused):
+        from torch._dynamo.testing import CompileCounter
+
+        self.torch.compiler.reset()
+        counter = CompileCounter()
+        compiled = self.torch.compile(
+            lambda weights: self.loss(self.z, fused, level_weights=weights), fullgraph=True, backend=counter
+        )
+        for weights in ([1.0, 0.5, 0.0], [0.0, 2.0, 1.0], [3.0, 1.0, 1.0]):
+            expected = spec.nested_cross_entropy(Z, HEAD, LABELS, NESTING, level_weights=weights).total
+            np.testing.assert_allclose(compiled(self.torch.tensor(weights)), expected, **CLOSE)
+        assert counter.frame_count == 1
+
     def test_per_level_carries_no_gradient(self):
         z = self.z.clone().requires_grad_()
         for fused in (True, False):
