@@ -66,17 +66,17 @@ def truncate(problem: Problem, dim: int, *, normalize: bool) -> Bounded:
 
 
 def nested_ends(problem: Problem) -> Bounded:
-    """``nested`` around ``x[0] * x[-1]`` of each normalised prefix, computed in the dtype of ``z`` itself."""
+    """``nested`` around ``x[0] * x[-1]`` of each normalised prefix, which comes in the dtype of ``z`` and is cast up."""
     nesting, narrow = problem.layout.nesting, UNIT_ROUNDOFF[problem.dtype]
     u, lost = UNIT_ROUNDOFF[problem.accumulation], SMALLEST[problem.dtype]
-    shape = problem.upstream.shape
+    shape, levels = problem.upstream.shape, len(nesting)
     value, e_value = np.zeros(shape), np.zeros(shape)
     dz, e_dz = np.zeros_like(problem.z), np.zeros_like(problem.z)
     for m, w in zip(nesting.dims, nesting.weights, strict=True):
         y = spec.truncate(problem.z, m)
         value += w * y[..., 0] * y[..., -1]
-        e_value += (gamma(len(nesting) + 8, narrow) + gamma(2 * m + 16, u)) * w * np.abs(y[..., 0] * y[..., -1])
-        e_value += (2 + 3 * w) * lost
+        e_value += (gamma(2, narrow) + gamma(2 * m + levels + 16, u)) * w * np.abs(y[..., 0] * y[..., -1])
+        e_value += 3 * w * lost
         upstream = np.zeros_like(y)
         upstream[..., 0] += w * problem.upstream * y[..., -1]
         upstream[..., -1] += w * problem.upstream * y[..., 0]
@@ -84,10 +84,11 @@ def nested_ends(problem: Problem) -> Bounded:
         norm = np.linalg.norm(problem.z[..., :m], axis=-1, keepdims=True)
         tiny = norm <= spec.SMALLEST_NORM
         size = np.abs(upstream) + np.abs(y) * np.sum(np.abs(y * upstream), -1, keepdims=True)
-        relative = gamma(len(nesting) + 12, narrow) + gamma(3 * m + 24, u)
-        error = relative * size + (4 + 2 * w + 2 * np.abs(problem.upstream[..., None])) * m * lost
-        e_dz[..., :m] += np.where(tiny, 0.0, error / np.where(tiny, 1.0, norm))
-    return finish(problem, {"total": (value, e_value), "dz": (dz, e_dz)}, rounded=("total", "dz"))
+        # Rounded: the prefix, what comes back to it, the gradient of one level, and the sums of such gradients.
+        relative = gamma(levels + 2, narrow) + gamma(3 * m + 24, u)
+        error = relative * size + 3 * (1 + w * np.abs(problem.upstream[..., None])) * lost
+        e_dz[..., :m] += np.where(tiny, 0.0, error / np.where(tiny, 1.0, norm)) + 2 * lost
+    return finish(problem, {"total": (value, e_value), "dz": (dz, e_dz)})
 
 
 def nested_logits(problem: Problem) -> Bounded:

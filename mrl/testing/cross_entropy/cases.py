@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from ... import losses
+from ...checks import dtype_name
 from ...dispatch import backend_of
 from ..case import Case
-from ..problems import Layout, Problem, head_from
+from ..problems import HALVES, Layout, Problem, head_from
 from ..rounding import Bounded
 from . import bounds
 from .mutants import CROSS_ENTROPY, LOGITS, TRUNCATE
@@ -79,7 +82,21 @@ def _nested_cross_entropy(fused: bool) -> Case:
 def _ends(x: Any) -> Any:
     if not hasattr(type(x), "__mul__"):  # a plug-in's array may have no arithmetic: the loss is the caller's matter
         x = backend_of({"x": x}).to_numpy(x, blocking=True)
+    x = _wide(x)
     return x[..., 0] * x[..., -1]
+
+
+def _wide(x: Any) -> Any:
+    """Half precision cast up, as each framework says it: a product in half precision would be the case's own error."""
+    if dtype_name(x) not in HALVES:
+        return x
+    if hasattr(x, "float"):
+        return x.float()
+    if hasattr(x, "astype"):
+        return x.astype(backend_of({"x": x}).from_numpy(np.ones(()), dtype="float32", device=None).dtype)
+    import tensorflow as tf
+
+    return tf.cast(x, tf.float32)
 
 
 def _nested() -> Case:
@@ -101,7 +118,6 @@ def _nested() -> Case:
         TRUNCATE[:2],
         drawn("embedding", ("leading",), only_embeddings),
         head=False,
-        narrow=True,
     )
 
 
