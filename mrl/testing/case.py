@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 from hypothesis import strategies as st
 
 from ..heads import head_leaves
@@ -13,8 +14,47 @@ from .drivers import Result
 from .problems import Layout, Problem
 from .rounding import Bounded
 
-Draw: TypeAlias = Callable[[str, bool, bool], st.SearchStrategy[Problem]]
-"""Problems of a dtype; whether for traced code; whether with specials."""
+Make: TypeAlias = Callable[[Layout, str, np.random.Generator, bool], Problem]
+"""Numbers for a layout, in a dtype; whether with specials."""
+
+
+SMALL = 10_000
+"""Logits of a level, above which once through the pool is enough."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How a case draws its problems.
+
+    ``pool`` is for code that compiles anew for every layout: few that stand for all. Each has its turn, and then come
+    those that ``layouts`` draws, or under ``only_pool`` the small ones of the pool again. A problem's numbers all come
+    from one seed: they are made smaller by :mod:`mrl.testing` itself.
+
+    Example:
+        >>> import mrl.testing
+        >>> len(mrl.testing.CASES[0].drawn.pool) > 1
+        True
+    """
+
+    make: Make
+    layouts: st.SearchStrategy[Layout]
+    pool: tuple[Layout, ...] = ()
+    only_pool: bool = True
+
+    def problems(self, dtype: str, *, traced: bool, specials: bool) -> st.SearchStrategy[Problem]:
+        """Problems of layouts that are drawn, or for traced code of the small ones of the pool."""
+        small = [layout for layout in self.pool if layout.rows * layout.classes <= SMALL]
+        shapes = st.sampled_from(small) if traced and self.only_pool and small else self.layouts
+        return st.builds(self._made, shapes, st.just(dtype), st.integers(0, 2**32 - 1), st.just(specials))
+
+    def each_pooled(self, dtype: str, *, specials: bool, seed: int | None) -> Iterator[Problem]:
+        """One problem of every layout of the pool."""
+        rng = np.random.default_rng(seed)
+        for layout in self.pool:
+            yield self.make(layout, dtype, rng, specials)
+
+    def _made(self, layout: Layout, dtype: str, seed: int, specials: bool) -> Problem:
+        return self.make(layout, dtype, np.random.default_rng(seed), specials)
 
 
 @dataclass(frozen=True)
@@ -92,6 +132,7 @@ class Case:
     outputs_checked: bool = True  # how many there are, and their dtypes
     specials: bool = False  # may be drawn with classes that a bias excludes, and NaN in rows that are ignored
     discrete: tuple[str, ...] = ()  # integer outputs; an infinite bound where the answer is undecided
+    parameters: Callable[[Problem], list[Any]] = lambda problem: []  # further constants, which have no rows
     known_axes: int = 0  # leading axes of what is differentiated whose size a graph has to know
     further_kernel: str | None = None  # what a plug-in may lack, and then is not asked for
     admits: Callable[[Problem], bool] = lambda problem: True  # what may be made of a problem to make it smaller
@@ -100,7 +141,11 @@ class Case:
 
     def problems(self, dtype: str, *, traced: bool) -> st.SearchStrategy[Problem]:
         """The problems of this case; those of traced code have layouts from a small pool."""
-        return self.drawn(dtype, traced, self.specials)
+        return self.drawn.problems(dtype, traced=traced, specials=self.specials)
+
+    def each_pooled(self, dtype: str, seed: int | None) -> Iterator[Problem]:
+        """One problem of every layout of that pool."""
+        return self.drawn.each_pooled(dtype, specials=self.specials, seed=seed)
 
     def arrays(self, problem: Problem) -> list[Any]:
         """What is differentiated: the embeddings, then the arrays of the head."""

@@ -16,7 +16,7 @@ from ..heads import NestedLoss
 from ..losses import nested_logits
 from ..nesting import Nesting
 from .callables import CALLS, check_signature, dtype_named, framework_of, import_of, in_own_words, name_of
-from .case import Case, Source
+from .case import SMALL, Case, Source
 from .cross_entropy import bounds
 from .cross_entropy.mistakes import cosine_diagnosis, cross_entropy_diagnosis
 from .cross_entropy.problems import TRACED_LAYOUTS, drawn, layouts
@@ -182,11 +182,13 @@ def _case(
         weights = not weights_are_one or set(layout.nesting.weights) == {1.0}
         return kinds and weights and not (cosine and _zero_prefixes(problem).any())
 
-    shapes = _pooled(tied, bias, options) if pooled else layouts(tied=tied, bias=bias, options=options)
-    if nesting is not None:
-        shapes = shapes.map(lambda layout: replace(layout, nesting=nesting, width=max(layout.width, nesting.width)))
-    elif weights_are_one:
-        shapes = shapes.map(lambda layout: replace(layout, nesting=Nesting(layout.nesting.dims)))
+    def suited(layout: Layout) -> Layout:
+        if nesting is not None:
+            return replace(layout, nesting=nesting, width=max(layout.width, nesting.width))
+        return replace(layout, nesting=Nesting(layout.nesting.dims)) if weights_are_one else layout
+
+    each, any_of = _pooled(tied, bias, options) if pooled else ([], [])
+    shapes = st.sampled_from(any_of) if pooled else layouts(tied=tied, bias=bias, options=(*options, "large"))
     statement, expression = import_of(loss)
     telling: dict[str, Any] = {"nesting": nesting}
     if weights_are_one:
@@ -196,7 +198,12 @@ def _case(
         function,
         bounds.nested_cosine if cosine else bounds.nested_cross_entropy,
         (),
-        drawn("loss", seen=_without_zero_prefixes if cosine else lambda problem: problem, of=shapes),
+        drawn(
+            "loss",
+            seen=_without_zero_prefixes if cosine else lambda problem: problem,
+            of=shapes.map(suited),
+            pool=tuple(map(suited, each)),
+        ),
         head=not cosine,
         constants=(lambda problem: [problem.targets]) if cosine else (lambda problem: [problem.labels]),
         outputs_checked=False,
@@ -221,24 +228,24 @@ def _call(expression: str, against: str, keywords: tuple[str, ...]) -> Callable[
     return call
 
 
-def _pooled(tied: bool | None, bias: bool | None, options: tuple[str, ...]) -> st.SearchStrategy[Layout]:
-    """The shapes of the pool, the smallest first, and the options that are asked for."""
+def _pooled(tied: bool | None, bias: bool | None, options: tuple[str, ...]) -> tuple[list[Layout], list[Layout]]:
+    """Every shape of the pool once, in turn with the options that are asked for; and all combinations of small ones."""
     plain = [
         Layout(
             layout.nesting,
             layout.lead if "leading" in options else (max(1, layout.rows),),
             layout.width,
             layout.classes,
-            kind,
-            with_bias,
         )
         for layout in sorted(TRACED_LAYOUTS, key=lambda layout: layout.rows * layout.features * layout.classes)
-        for kind in ((True, False) if tied is None else (tied,))
-        for with_bias in ((True, False) if bias is None else (bias,))
     ]
     asked = {option: values for option, values in POOLED_OPTIONS.items() if option in options}
+    asked["tied"] = (True, False) if tied is None else (tied,)
+    asked["bias"] = (True, False) if bias is None else (bias,)
     chosen = [dict(zip(asked, values, strict=True)) for values in product(*asked.values())]
-    return st.sampled_from([replace(layout, **options) for layout in plain for options in chosen])
+    each = [replace(layout, **chosen[5 * i % len(chosen)]) for i, layout in enumerate(plain)]
+    small = [layout for layout in plain if layout.rows * layout.classes <= SMALL]
+    return each, [replace(layout, **options) for layout in small for options in chosen]
 
 
 def _zero_prefixes(problem: Problem) -> np.ndarray:

@@ -52,7 +52,7 @@ def named_outputs(expected: Bounded, result: Result) -> dict[str, Float]:
     gradients = [name for name in expected if name.startswith("d")]
     found = dict(zip(values, result.outputs, strict=False))  # a loss of a user gives no more than the total
     if result.gradients is not None:
-        found |= zip(gradients, result.gradients, strict=True)
+        found |= {name: x for name, x in zip(gradients, result.gradients, strict=True) if x is not None}
     return found
 
 

@@ -14,7 +14,7 @@ WIDER = 40
 """Dimensions more for one last granularity in eight: kernels may treat wide blocks in another way than narrow ones."""
 
 
-def nestings(max_levels: int = 4, max_width: int = 9, *, wide: bool = False) -> st.SearchStrategy[Nesting]:
+def nestings(max_levels: int = 5, max_width: int = 9, *, wide: bool = False) -> st.SearchStrategy[Nesting]:
     """Nestings of up to ``max_levels`` granularities and ``max_width`` dimensions, with unequal weights.
 
     ``wide`` ones have 40 dimensions more now and then; they shrink badly, and losses of users are tried without.

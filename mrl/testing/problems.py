@@ -34,8 +34,15 @@ class Layout:
         classes: ``C``.
         tied, bias: the kind of head, and whether it has biases.
         label_smoothing, ignore_index, reduction, chunk_rows: the options of :func:`mrl.nested_cross_entropy`.
+        soft: labels are probabilities of the classes.
+        weighted: which of ``"sample_weight"``, ``"class_weight"`` and ``"level_weights"`` are given.
+        topk: of :func:`mrl.nested_accuracy`.
         policy: of a cascade, with the dims of the nesting.
         given: what a cascade is given: ``"embeddings"``, or the ``"probabilities"`` or ``"logits"`` of all levels.
+        head_dtype: of the head, where it is not that of ``z``.
+        frozen: places of arrays that are not differentiated: 0 is ``z``, then come those of the head.
+        strided: arrays do not lie in memory in one piece, where a framework has such.
+        twice: the backward pass is asked for twice, where that is no new trace.
 
     Example:
         >>> import mrl, mrl.testing
@@ -53,8 +60,15 @@ class Layout:
     ignore_index: int | None = None
     reduction: str = "mean"
     chunk_rows: int | None = None
+    soft: bool = False
+    weighted: tuple[str, ...] = ()
+    topk: tuple[int, ...] = ()
     policy: CascadePolicy | None = None
     given: str = "embeddings"
+    head_dtype: str = ""
+    frozen: tuple[int, ...] = ()
+    strided: bool = False
+    twice: bool = False
 
     @property
     def features(self) -> int:
@@ -67,16 +81,17 @@ class Layout:
 
 @dataclass(frozen=True)
 class Problem:
-    """A layout and its numbers, in float64 but exactly representable in ``dtype``.
+    """A layout and its numbers, in float64 but exactly representable in ``dtype``, or those of a head in its own.
 
     Attributes:
         layout: all that is no number.
-        dtype: of the arrays under test.
+        dtype: of the arrays under test, but for a head with a dtype of its own.
         z: the embeddings ``(*lead, D)``, or what a cascade is given.
         head: a head of NumPy arrays.
-        labels: ``lead`` integers.
+        labels: ``lead`` integers, or probabilities ``(*lead, C)``.
         upstream: the gradient that comes back from above, of the shape of what is differentiated.
         targets: embeddings to be near to, for losses without a head.
+        sample_weight, class_weight, level_weights: of rows ``lead``, classes ``(C,)`` and levels ``(G,)``.
 
     Example:
         >>> import mrl.testing
@@ -89,13 +104,25 @@ class Problem:
     dtype: str
     z: Float
     head: Head
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     upstream: Float
     targets: Float | None = None
+    sample_weight: Float | None = None
+    class_weight: Float | None = None
+    level_weights: Float | None = None
 
     @property
     def accumulation(self) -> str:
-        return "float64" if self.dtype == "float64" else "float32"
+        return "float64" if "float64" in (self.dtype, self.head_dtype) else "float32"
+
+    @property
+    def head_dtype(self) -> str:
+        return self.layout.head_dtype or self.dtype
+
+    @property
+    def factors(self) -> str:
+        """The dtype in which ``z`` and the head are multiplied."""
+        return self.dtype if self.dtype == self.head_dtype else self.accumulation
 
     def with_layout(self, **changes: Any) -> Problem:
         return replace(self, layout=replace(self.layout, **changes))

@@ -21,8 +21,9 @@ def finish(problem: Problem, bounded: Bounded, rounded: tuple[str, ...] = ()) ->
     """Add the last rounding to the dtype of the result, and the specification's own error in float64."""
     finished: Bounded = {}
     for name, (value, bound) in bounded.items():
-        narrow = name in rounded or name.startswith("d")
-        dtype = problem.dtype if narrow else problem.accumulation
+        dtype = problem.dtype if name in rounded or name == "dz" else problem.accumulation
+        if name.startswith("dhead"):
+            dtype = problem.head_dtype
         bound = bound + UNIT_ROUNDOFF[dtype] * (np.abs(value) + bound) + SMALLEST[dtype]
-        finished[name] = value, 2 * bound if problem.dtype == "float64" else bound
+        finished[name] = value, 2 * bound if problem.accumulation == "float64" else bound
     return finished

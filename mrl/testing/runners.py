@@ -16,7 +16,7 @@ from .cases import CASES
 from .comparison import compare
 from .counterexample import counter_example
 from .drivers import Call, Driver, Result, driver_of
-from .problems import Problem
+from .problems import Layout, Problem
 from .rounding import Bounded
 
 EXTRA_SEARCHES = 8
@@ -31,7 +31,8 @@ class Row:
 
     ``worst`` is the largest error as a share of its bound, found in the output ``worst_output``. ``undecided`` is
     the share of discrete answers that rounding may decide either way, and that were not judged. ``killed`` and
-    ``survived`` name the mutants. ``gradients`` says whether gradients were proved, or values alone.
+    ``survived`` name the mutants. ``gradients`` says whether gradients were proved, or values alone; ``layouts`` counts
+    the different layouts, and ``nonzero`` the examples with a gradient that is not zero.
 
     Example:
         >>> import mrl.testing
@@ -50,6 +51,8 @@ class Row:
     survived: tuple[str, ...]
     undecided: float = 0.0
     gradients: bool = False
+    layouts: int = 0
+    nonzero: int = 0
 
 
 @dataclass
@@ -64,6 +67,8 @@ class Tally:
     undecided: int = 0
     gradients: bool = False
     failed: Problem | None = None
+    layouts: set[Layout] = field(default_factory=set)
+    nonzero: int = 0
 
     @property
     def undecided_share(self) -> float:
@@ -162,7 +167,10 @@ def prove(
         result = run(problem)
         share, output = compare(expected, result)
         tally.examples += 1
-        tally.gradients |= result.gradients is not None
+        tally.layouts.add(problem.layout)
+        if result.gradients is not None:
+            tally.gradients = True
+            tally.nonzero += any(x is not None and np.any(x) for x in result.gradients)
         for discrete in case.discrete:
             tally.answers += expected[discrete][1].size
             tally.undecided += int(np.isinf(expected[discrete][1]).sum())
@@ -179,16 +187,26 @@ def prove(
 
     strategy = case.problems(dtype, traced=pooled)
 
-    def search(examples: int, random_seed: int | None) -> None:
+    def shown(attempt: Callable[[], None]) -> None:
         try:
-            _search(example, strategy, examples, random_seed, shrink=bool(case.discrete))
+            attempt()
         except Exception:
-            shown = tally.failed and counter_example(what, case, driver, tally.failed, run, device, compiled=pooled)
-            if not shown:  # what _check_outputs found, say
+            found = tally.failed and counter_example(what, case, driver, tally.failed, run, device, compiled=pooled)
+            if not found:  # what _check_outputs found, say
                 raise
-            raise shown from None
+            raise found from None
 
-    search(examples, random_seed)
+    def each_layout() -> None:
+        for problem in case.each_pooled(dtype, random_seed):
+            example(problem)
+
+    def search(examples: int, random_seed: int | None) -> None:
+        shown(lambda: _search(example, strategy, examples, random_seed, shrink=bool(case.discrete)))
+
+    if pooled:  # every layout, before luck has its say
+        shown(each_layout)
+    if examples > tally.examples:
+        search(examples - tally.examples, random_seed)
     survived = _survivors(mutants, tally)
     for extra in range(EXTRA_SEARCHES):
         # Some mistakes show in few problems only; more problems are right to draw before saying that none does.
@@ -210,7 +228,7 @@ def prove(
         )
     killed = tuple(sorted(tally.killed))
     seen = (tally.examples, tally.worst, tally.worst_output, killed, survived, undecided, tally.gradients)
-    return Row(case.name, dtype, mode, *seen)
+    return Row(case.name, dtype, mode, *seen, len(tally.layouts), tally.nonzero)
 
 
 def _survivors(mutants: list[Mutant], tally: Tally) -> tuple[str, ...]:
@@ -218,16 +236,21 @@ def _survivors(mutants: list[Mutant], tally: Tally) -> tuple[str, ...]:
 
 
 def _run(case: Case, driver: Driver, mode: str, problem: Problem, device: Any) -> Result:
-    layout = problem.layout
+    layout, arrays, parameters = problem.layout, case.arrays(problem), case.parameters(problem)
     call = Call(
         case.function(layout),
-        case.arrays(problem),
-        case.constants(problem),
+        arrays,
+        [*case.constants(problem), *parameters],
         problem.upstream if case.gradients else None,
         problem.dtype,
         device,
         key=(case.name, layout),
         known_axes=case.known_axes,
+        rowless=len(parameters),
+        dtypes=(problem.dtype, *[problem.head_dtype] * (len(arrays) - 1)),
+        frozen=layout.frozen,
+        strided=layout.strided,
+        twice=layout.twice,
     )
     return driver.run(mode, call)
 
@@ -250,9 +273,11 @@ def _check_outputs(case: Case, problem: Problem, expected: Bounded, result: Resu
     integers, rest = result.output_dtypes[: len(case.discrete)], result.output_dtypes[len(case.discrete) :]
     if not set(integers) <= {"int32", "int64"}:
         raise AssertionError(f"{case.name}: expected {case.discrete} as integers, got {integers}")
-    if set(rest) != {wanted} or not set(result.gradient_dtypes) <= {problem.dtype}:
+    names = [problem.head_dtype if name.startswith("dhead") else problem.dtype for name in expected if name[0] == "d"]
+    gradients = [dtype for place, dtype in enumerate(names) if place not in problem.layout.frozen]
+    if set(rest) != {wanted} or (result.gradients is not None and result.gradient_dtypes != gradients):
         raise AssertionError(
-            f"{case.name}: expected outputs in {wanted} and gradients in {problem.dtype}, "
+            f"{case.name}: expected outputs in {wanted} and gradients in {', '.join(gradients)}, "
             f"got {result.output_dtypes} and {result.gradient_dtypes}"
         )
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import strategies as st
-
 from ...cascade.execute import cascade_exit, cascade_predict
-from ..case import Case, Mutant
-from ..problems import Layout, Problem, head_from
+from ..case import Case, Draw, Mutant
+from ..problems import Layout, head_from
 from .bounds import cascade
 from .mutants import GIVEN_EMBEDDINGS, GIVEN_LOGITS, GIVEN_PROBABILITIES
-from .problems import cascade_layouts, cascade_problems, pool
+from .problems import cascade_layouts, cascade_problem, pool
 
 
 def _case(name: str, given: str, mutants: tuple[Mutant, ...]) -> Case:
@@ -28,15 +26,12 @@ def _case(name: str, given: str, mutants: tuple[Mutant, ...]) -> Case:
 
         return run
 
-    def drawn(dtype: str, traced: bool, specials: bool) -> st.SearchStrategy[Problem]:
-        return cascade_problems(st.sampled_from(pool(given)) if traced else cascade_layouts(given), dtype)
-
     return Case(
         name,
         function,
         cascade,
         mutants,
-        drawn,
+        Draw(cascade_problem, cascade_layouts(given), pool(given)),
         head=predicts,
         gradients=False,
         discrete=("labels", "level"),

@@ -88,18 +88,21 @@ _ROUNDED = (
 )
 
 
-def pool(given: str) -> list[Layout]:
+def pool(given: str) -> tuple[Layout, ...]:
     """The layouts of traced code: every new one compiles anew."""
-    return [replace(layout, given=given) for layout in (_EXACT if given == "probabilities" else _ROUNDED)]
+    return tuple(replace(layout, given=given) for layout in (_EXACT if given == "probabilities" else _ROUNDED))
 
 
 @st.composite
 def cascade_problems(draw: st.DrawFn, layout: st.SearchStrategy[Layout], dtype: str) -> Problem:
-    """Numbers for a drawn layout: full mantissas, but for probabilities, which are sixteenths. Some rows hold NaN."""
-    shape = draw(layout)
+    """Numbers for a drawn layout, as :func:`cascade_problem` makes them."""
+    return cascade_problem(draw(layout), dtype, np.random.default_rng(draw(st.integers(0, 2**32 - 1))))
+
+
+def cascade_problem(shape: Layout, dtype: str, rng: np.random.Generator, specials: bool = False) -> Problem:
+    """Random numbers for a layout: full mantissas, but for probabilities, which are sixteenths. Some rows hold NaN."""
     assert shape.policy is not None
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    scale = draw(st.sampled_from((1.0, 0.5, 2.0)))
+    scale = rng.choice((1.0, 0.5, 2.0))
 
     def numbers(size: tuple[int, ...]) -> Float:
         return round_to(rng.normal(size=size) * scale, dtype)
@@ -112,7 +115,7 @@ def cascade_problems(draw: st.DrawFn, layout: st.SearchStrategy[Layout], dtype: 
         z = (rng.multinomial(16 - least * shape.classes, shares).reshape(levels) + least) / 16
     else:
         z = numbers(levels if shape.given == "logits" else (*shape.lead, shape.features))
-    if z.size and draw(st.booleans()):
+    if z.size and rng.random() < 0.5:
         z[tuple(rng.integers(size) for size in z.shape)] = np.nan
     if shape.given == "embeddings":
         head = head_from(shape, [numbers(size) for size in leaf_shapes(shape)])

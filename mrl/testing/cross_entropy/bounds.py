@@ -66,7 +66,7 @@ def truncate(problem: Problem, dim: int, *, normalize: bool) -> Bounded:
 
 
 def nested_ends(problem: Problem) -> Bounded:
-    """``nested`` around ``x[0] * x[-1]`` of each normalised prefix, which comes in the dtype of ``z`` and is cast up."""
+    """``nested`` around ``x[0] * x[-1]`` of each normalised prefix, which comes in the dtype of ``z``, cast up."""
     nesting, narrow = problem.layout.nesting, UNIT_ROUNDOFF[problem.dtype]
     u, lost = UNIT_ROUNDOFF[problem.accumulation], SMALLEST[problem.dtype]
     shape, levels = problem.upstream.shape, len(nesting)
@@ -99,15 +99,15 @@ def nested_logits(problem: Problem) -> Bounded:
     return finish(problem, {"logits": (value, logits_bound(problem)), **gradients})
 
 
+@np.errstate(all="ignore")  # infinite losses, and what is left out, are chosen around
 def nested_cross_entropy(problem: Problem, *, scaled: bool = False) -> Bounded:
     """Total, losses per level, and the gradients of ``sum(upstream * total)``.
 
     ``scaled`` says that a gradient of logits is scaled before it is rounded, so that float16 loses less of it.
     """
-    layout, labels = problem.layout, problem.labels
-    u, smoothing, classes = UNIT_ROUNDOFF[problem.accumulation], layout.label_smoothing, layout.classes
-    used = np.ones(labels.shape, bool) if layout.ignore_index is None else labels != layout.ignore_index
-    count = max(1, int(used.sum())) if layout.reduction == "mean" else 1
+    layout, u = problem.layout, UNIT_ROUNDOFF[problem.accumulation]
+    targets, rows, used = _targets(problem)
+    share = targets.sum(-1)
     problem = replace(problem, z=np.where(used[..., None], problem.z, 0.0))  # an ignored row may hold anything
     s, e_s = spec.nested_logits(problem.z, problem.head, layout.nesting), logits_bound(problem)
     lse = np.logaddexp.reduce(s, axis=-1, keepdims=True)
@@ -116,36 +116,67 @@ def nested_cross_entropy(problem: Problem, *, scaled: bool = False) -> Bounded:
     excluded = np.isneginf(s)
     e_s, below, size = (np.where(excluded, 0.0, x) for x in (e_s, below, np.abs(s)))
     e_lse = np.log1p(np.sum(p * np.expm1(e_s), -1, keepdims=True))
-    e_lse += u * (classes + np.log(classes) + 4 + 2 * np.abs(lse))
-    target = smoothing / classes + (1 - smoothing) * (np.where(used, labels, -1)[..., None] == np.arange(classes))
+    e_lse += u * (layout.classes + np.log(layout.classes) + 4 + 2 * np.abs(lse))
 
-    loss = np.sum(target * np.where(excluded, 0.0, lse - s), -1)
-    e_loss = e_lse[..., 0] + np.sum(target * (e_s + gamma(classes + 8, u) * (below + smoothing * size)), -1)
-    e_loss += u * (4 * np.abs(loss) + 2 * np.abs(lse[..., 0]))
-    rows = np.where(used, 1 / count, 0.0)
-    losses, e_losses = rows * loss, rows * (e_loss + gamma(4, u) * np.abs(loss))
+    # A target that is spread over the classes may be taken off term by term, or as one product with the logits.
+    spread = 1.0 if layout.soft or "class_weight" in layout.weighted else layout.label_smoothing
+    loss = np.sum(targets * np.where(excluded, 0.0, lse - s), -1)
+    e_loss = share * e_lse[..., 0]
+    e_loss += np.sum(targets * (e_s + gamma(layout.classes + 8, u) * (below + spread * (size + np.abs(lse)))), -1)
+    e_loss += u * (4 * np.abs(loss) + 2 * share * np.abs(lse[..., 0]))
+    loss = np.where((excluded & (targets > 0)).any(-1), np.inf, loss)  # which no rounding makes finite
+    divided = gamma(layout.rows + 8 if layout.weighted else 4, u)
+    losses = np.where(rows == 0, 0.0, rows * loss)
+    e_losses = rows * (e_loss + divided * np.where(np.isinf(loss), 0.0, np.abs(loss)))
+    weights = _level_weights(problem).reshape(-1, *(1,) * used.ndim)
+    losses[np.asarray(layout.nesting.weights) == 0] = np.nan  # a level that is left out
     if layout.reduction != "none":
-        level, total = losses.reshape(len(s), -1).sum(-1), np.abs(losses).reshape(len(s), -1).sum(-1)
-        e_level = e_losses.reshape(len(s), -1).sum(-1) + gamma(layout.rows + 4, u) * total
+        losses, e_losses = losses.reshape(len(s), -1), e_losses.reshape(len(s), -1)
+        level, e_level = losses.sum(-1), e_losses.sum(-1) + gamma(layout.rows + 4, u) * np.abs(losses).sum(-1)
     else:
         level, e_level = losses, e_losses
-    weights = np.reshape(layout.nesting.weights, (-1, *(1,) * (level.ndim - 1)))
-    e_total = np.sum(weights * (e_level + gamma(len(s) + 3, u) * (np.abs(level) + e_level)), 0)
+    factors = weights.reshape(-1, *(1,) * (level.ndim - 1))
+    total = np.where(factors == 0, 0.0, factors * level).sum(0)
+    e_total = np.where(factors == 0, 0.0, factors * (e_level + gamma(len(s) + 4, u) * (np.abs(level) + e_level))).sum(0)
 
-    scale = np.reshape(layout.nesting.weights, (-1, *(1,) * used.ndim)) * (rows * problem.upstream)
-    q = p - target
-    e_q = p * np.expm1(e_s + e_lse + u * (6 + below)) + 2 * u * (np.abs(q) + target) + SMALLEST[problem.accumulation]
-    r, e_r = scale[..., None] * q, np.abs(scale[..., None]) * (e_q + 6 * u * np.abs(q))
+    scale = weights * (rows * problem.upstream)
+    q = p * share[..., None] - targets
+    e_q = p * share[..., None] * np.expm1(e_s + e_lse + u * (6 + below))
+    e_q += 2 * u * (np.abs(q) + targets) + SMALLEST[problem.accumulation]
+    if layout.soft or layout.weighted:  # sums of targets, and products with them
+        e_q += gamma(layout.classes + 6, u) * (p * share[..., None] + targets)
+    r, e_r = scale[..., None] * q, np.abs(scale[..., None]) * (e_q + (divided + 4 * u) * np.abs(q))
     # Any product of its factors may come out subnormal and be flushed to zero, and the other factors scale that.
-    weight, above = np.reshape(layout.nesting.weights, (-1, *(1,) * used.ndim)), np.abs(problem.upstream)
-    flushed = SMALLEST[problem.accumulation] * (1 + above * (1 + weight))
+    flushed = SMALLEST[problem.accumulation] * (1 + np.abs(problem.upstream) * (1 + weights)) * (1 + share)
     e_r += np.where(scale == 0, 0.0, flushed)[..., None]
-    bounded = {
-        "total": (np.sum(weights * level, 0), e_total),
-        "per_level": (level, e_level),
-        **_gradients(problem, r, e_r, u, rho=float(np.max(np.abs(scale), initial=0.0)) if scaled else 1.0),
-    }
-    return finish(problem, bounded)
+    rho = float(np.max(np.abs(scale) * np.maximum(share, 1), initial=0.0)) if scaled else 1.0
+    return finish(
+        problem,
+        {"total": (total, e_total), "per_level": (level, e_level), **_gradients(problem, r, e_r, u, rho=rho)},
+    )
+
+
+def _targets(problem: Problem) -> tuple[Float, Float, np.ndarray]:
+    """Each row's shares of the classes, what its loss is multiplied by, and whether it is in use."""
+    layout, labels, classes = problem.layout, problem.labels, problem.layout.classes
+    class_weight = np.ones(classes) if problem.class_weight is None else problem.class_weight
+    if layout.soft:
+        used, targets, counted = np.ones(layout.lead, bool), labels, np.ones(layout.lead)
+    else:
+        used = np.ones(layout.lead, bool) if layout.ignore_index is None else labels != layout.ignore_index
+        safe = np.where(used, labels, 0)
+        targets, counted = np.eye(classes)[safe] * used[..., None], class_weight[safe]
+    rows = np.where(used, 1.0 if problem.sample_weight is None else problem.sample_weight, 0.0)
+    targets = class_weight * ((1 - layout.label_smoothing) * targets + layout.label_smoothing / classes)
+    if layout.reduction == "mean":
+        whole = np.sum(np.where(used, rows * counted, 0.0))
+        rows = rows / whole if whole else np.zeros_like(rows)
+    return targets, rows, used
+
+
+def _level_weights(problem: Problem) -> Float:
+    weights = np.asarray(problem.layout.nesting.weights)
+    return weights if problem.level_weights is None else weights * problem.level_weights
 
 
 def nested_cosine(problem: Problem) -> Bounded:
@@ -175,7 +206,7 @@ def _gradients(problem: Problem, r: Float, e_r: Float, u: float, *, rho: float) 
     levels = len(layout.nesting)
     # The same products of absolute values bound the errors, whichever way the sums are arranged.
     magnitude = type(problem.head)(*_absolute(problem.head))
-    rounded = e_r + _rounded_once(problem.dtype, np.abs(r) + e_r, rho)
+    rounded = e_r + _rounded_once(problem.factors, np.abs(r) + e_r, rho)
     e_dz, _ = spec.nested_logits_vjp(
         z, magnitude, layout.nesting, rounded + gamma(layout.classes + levels + 6, u) * np.abs(r)
     )

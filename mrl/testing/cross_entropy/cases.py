@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,16 @@ from ..problems import HALVES, Layout, Problem, head_from
 from ..rounding import Bounded
 from . import bounds
 from .mutants import CROSS_ENTROPY, LOGITS, TRUNCATE
-from .problems import drawn
+from .problems import HOW, PLAIN_LAYOUTS, TRACED_LAYOUTS, WEIGHTED, drawn
+
+OPTIONS = ("label_smoothing", "ignore_index", "reduction", "leading", "chunk_rows", "soft")
+LYING = ("strided", "twice")
+EMBEDDING_LAYOUTS = tuple(replace(layout, frozen=()) for layout in PLAIN_LAYOUTS if layout.classes != 3)
+
+
+def given(problem: Problem, *names: str) -> list[Any]:
+    """Those of the named weights that a problem has."""
+    return [getattr(problem, name) for name in names if name in problem.layout.weighted]
 
 
 def _truncate(normalize: bool) -> Case:
@@ -33,9 +43,14 @@ def _truncate(normalize: bool) -> Case:
         return bounds.truncate(problem, problem.upstream.shape[-1], normalize=normalize)
 
     name = "truncate" if normalize else "truncate[normalize=False]"
-    mutants = TRUNCATE if normalize else TRUNCATE[:1]
     return Case(
-        name, function, expected, mutants, drawn("embedding", ("leading",), prefix_upstream), head=False, narrow=True
+        name,
+        function,
+        expected,
+        TRUNCATE if normalize else TRUNCATE[:1],
+        drawn("embedding", ("leading", *LYING), prefix_upstream, pool=EMBEDDING_LAYOUTS),
+        head=False,
+        narrow=True,
     )
 
 
@@ -47,23 +62,26 @@ def _nested_logits() -> Case:
 
         return run
 
-    return Case("nested_logits", function, bounds.nested_logits, LOGITS, drawn("logits", ("leading",)), specials=True)
+    draw = drawn("logits", ("leading", *HOW), pool=PLAIN_LAYOUTS)
+    return Case("nested_logits", function, bounds.nested_logits, LOGITS, draw, specials=True)
 
 
 def _nested_cross_entropy(fused: bool) -> Case:
     def function(layout: Layout) -> Any:
         def run(arrays: list[Any], constants: list[Any]) -> Sequence[Any]:
             z, *leaves = arrays
+            labels, *weights = constants
             return losses.nested_cross_entropy(
                 z,
                 head_from(layout, leaves),
-                constants[0],
+                labels,
                 layout.nesting,
                 label_smoothing=layout.label_smoothing,
                 ignore_index=layout.ignore_index,
                 reduction=layout.reduction,
                 fused=fused,
                 chunk_rows=layout.chunk_rows,
+                **dict(zip(layout.weighted, weights, strict=True)),
             )
 
         return run
@@ -73,8 +91,9 @@ def _nested_cross_entropy(fused: bool) -> Case:
         function,
         partial(bounds.nested_cross_entropy, scaled=fused),
         CROSS_ENTROPY,
-        drawn("loss", ("label_smoothing", "ignore_index", "reduction", "leading", "chunk_rows")),
-        constants=lambda problem: [problem.labels],
+        drawn("loss", (*OPTIONS, *WEIGHTED, *HOW), pool=TRACED_LAYOUTS),
+        constants=lambda problem: [problem.labels, *given(problem, "sample_weight")],
+        parameters=lambda problem: given(problem, "class_weight", "level_weights"),
         specials=True,
     )
 
@@ -116,7 +135,7 @@ def _nested() -> Case:
         function,
         bounds.nested_ends,
         TRUNCATE[:2],
-        drawn("embedding", ("leading",), only_embeddings),
+        drawn("embedding", ("leading", *LYING), only_embeddings, pool=EMBEDDING_LAYOUTS),
         head=False,
     )
 

@@ -53,22 +53,31 @@ class JaxDriver:
             x = _narrow(x) if dtype is None else np.asarray(jnp.asarray(x, dtype))
             return make(x, dtype=dtype, device=call.device)
 
-        inputs = [array(x, call.dtype) for x in call.arrays]
+        inputs = [array(x, dtype) for x, dtype in call.typed]
         constants = [array(x, dtype_of(x, call)) for x in call.constants]
 
-        def objective(inputs: Any, constants: Any, upstream: Any) -> Any:
-            outputs = tuple(function(inputs, constants))
+        def objective(wanted: Any, inputs: Any, constants: Any, upstream: Any) -> Any:
+            placed = [x if new is None else new for x, new in zip(inputs, call.placed(wanted), strict=True)]
+            outputs = tuple(function(placed, constants))
             return jnp.sum(outputs[0] * upstream.astype(outputs[0].dtype)), outputs
 
-        def value(inputs: Any, constants: Any, upstream: Any) -> Any:
+        def value(wanted: Any, inputs: Any, constants: Any, upstream: Any) -> Any:
             return (None, tuple(function(inputs, constants))), None
 
+        def twice(wanted: Any, inputs: Any, constants: Any, upstream: Any) -> Any:
+            scalar, back, outputs = jax.vjp(lambda x: objective(x, inputs, constants, upstream), wanted, has_aux=True)
+            back(jnp.ones_like(scalar))
+            return (scalar, outputs), back(jnp.ones_like(scalar))[0]
+
         run = value if call.upstream is None else jax.value_and_grad(objective, has_aux=True)
+        if call.twice and mode == "eager" and call.upstream is not None:
+            run = twice
         if mode == "jit":
             run = self._jitted.setdefault((call.key, call.dtype), jax.jit(run))
         upstream = None if call.upstream is None else jnp.asarray(call.upstream, call.dtype)
         with jax.default_matmul_precision("highest"):
-            (_, outputs), gradients = run(inputs, constants, upstream)
+            (_, outputs), found = run([inputs[place] for place in call.differentiated], inputs, constants, upstream)
+        gradients = None if found is None else call.placed(found)
         return result_of(outputs, gradients, lambda x: np.asarray(x).astype(np.float64))
 
 

@@ -44,16 +44,19 @@ class TensorFlowDriver:
         def objective(inputs: Any, constants: Any, upstream: Any = None) -> Any:
             if upstream is None:
                 return tuple(call.function(inputs, constants)), None
-            with tf.GradientTape() as tape:
-                tape.watch(inputs)
+            wanted = [inputs[place] for place in call.differentiated]
+            twice = call.twice and tf.executing_eagerly()
+            with tf.GradientTape(persistent=twice) as tape:
+                tape.watch(wanted)
                 outputs = tuple(call.function(inputs, constants))
                 scalar = tf.reduce_sum(outputs[0] * tf.cast(upstream, outputs[0].dtype))
-            gradients = tape.gradient(scalar, inputs, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            return outputs, gradients
+            for _ in range(1 + twice):
+                found = tape.gradient(scalar, wanted, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            return outputs, call.placed(found)
 
         with tf.device(call.device):
             given = [
-                [tf.cast(tf.constant(x), call.dtype) for x in call.arrays],
+                [tf.cast(tf.constant(x), dtype) for x, dtype in call.typed],
                 [tf.cast(tf.constant(x), dtype_of(x, call) or x.dtype) for x in call.constants],
             ]
             if call.upstream is not None:
@@ -62,7 +65,7 @@ class TensorFlowDriver:
             if mode != "eager":
                 run = self._traced.get((call.key, call.dtype, mode))
             if run is None:
-                signature = _signature(*given, known_axes=call.known_axes)
+                signature = _signature(*given, known_axes=call.known_axes, rowless=call.rowless)
                 run = tf.function(objective, jit_compile=mode == "xla", input_signature=signature)
                 self._traced[call.key, call.dtype, mode] = run
             with _full_products():
@@ -83,17 +86,23 @@ def _full_products() -> Iterator[None]:
         tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
-def _signature(inputs: list[Any], labels: list[Any], upstream: Any = None, *, known_axes: int) -> Any:
-    """The embeddings come first: their leading axes, and those of the labels, are left unknown."""
+def _signature(inputs: list[Any], constants: list[Any], upstream: Any = None, *, known_axes: int, rowless: int) -> Any:
+    """The embeddings come first: their leading axes, and those of what goes with them, are left unknown."""
     import tensorflow as tf
 
     z, *leaves = inputs
     unknown = [*z.shape[:known_axes], *[None] * (z.shape.rank - 1 - known_axes)]
+    beside = constants[: len(constants) - rowless]
+
+    def rows(x: Any) -> Any:
+        last = [x.shape[-1]] if x.shape.rank > len(unknown) - known_axes and not x.dtype.is_integer else []
+        return tf.TensorSpec([*[None] * (x.shape.rank - len(last)), *last], x.dtype)
+
+    def whole(x: Any) -> Any:
+        return tf.TensorSpec(x.shape, x.dtype)
+
     return [
-        [tf.TensorSpec([*unknown, z.shape[-1]], z.dtype), *(tf.TensorSpec(x.shape, x.dtype) for x in leaves)],
-        [
-            tf.TensorSpec([None] * x.shape.rank if x.dtype.is_integer else [*unknown, x.shape[-1]], x.dtype)
-            for x in labels
-        ],
+        [tf.TensorSpec([*unknown, z.shape[-1]], z.dtype), *map(whole, leaves)],
+        [*map(rows, beside), *map(whole, constants[len(beside) :])],
         *([] if upstream is None else [tf.TensorSpec([None] * upstream.shape.rank, upstream.dtype)]),
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import Call, Result, Script, dtype_of, result_of
+from .base import Call, Result, Script, apart, dtype_of, result_of
 
 
 def _array(numbers: str, dtype: str, device: Any) -> str:
@@ -43,8 +43,13 @@ class TorchDriver:
         def tensor(x: np.ndarray, kind: Any) -> Any:
             return torch.tensor(x, dtype=kind, device=call.device)
 
+        def given(x: np.ndarray, dtype: str) -> Any:
+            kind = getattr(torch, dtype)
+            return tensor(apart(x), kind)[..., ::2] if call.strided and x.ndim else tensor(x, kind)
+
         differentiated, function = call.upstream is not None, call.function
-        inputs = [tensor(x, getattr(torch, call.dtype)).requires_grad_(differentiated) for x in call.arrays]
+        inputs = [given(x, dtype) for x, dtype in call.typed]
+        wanted = [inputs[place].requires_grad_() for place in call.differentiated] if differentiated else []
         kinds = [dtype_of(x, call) for x in call.constants]
         constants = [tensor(x, kind and getattr(torch, kind)) for x, kind in zip(call.constants, kinds, strict=True)]
         if mode == "compile":
@@ -60,5 +65,8 @@ class TorchDriver:
             if not head.requires_grad:
                 raise AssertionError("expected a loss that carries a gradient, got one that is detached")
             upstream = tensor(call.upstream, head.dtype)
-            gradients = torch.autograd.grad(head, inputs, upstream, allow_unused=True, materialize_grads=True)
+            again, options = call.twice and mode == "eager", {"allow_unused": True, "materialize_grads": True}
+            if again:
+                torch.autograd.grad(head, wanted, upstream, retain_graph=True, **options)
+            gradients = call.placed(torch.autograd.grad(head, wanted, upstream, **options))
         return result_of(outputs, gradients, lambda x: x.detach().double().cpu().numpy())
