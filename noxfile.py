@@ -63,6 +63,13 @@ def tests_alone(session: nox.Session, backend: str) -> None:
 
 
 @nox.session
+def plugins(session: nox.Session) -> None:
+    """Backends from other distributions, and MLX, whose kernels docs/proof.md shows."""
+    install(session, "torch", "testing", tools=(*TEST_TOOLS, "mlx[cpu]>=0.32"))
+    pytest(session, "tests/test_plugins.py", backends=("numpy", "torch"))
+
+
+@nox.session
 def x64_off(session: nox.Session) -> None:
     """JAX as most people run it, without 64-bit numbers."""
     install(session, "jax", "testing", "demo", tools=TEST_TOOLS)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ import pytest
 PLUGINS = Path(__file__).parent / "plugins"
 ARRAYS = (PLUGINS / "toyarrays.py").read_text(encoding="utf-8")
 KERNELS = (PLUGINS / "toyarrays_mrl.py").read_text(encoding="utf-8")
+
+
+COATS = {name: (PLUGINS / f"{name}.py").read_text(encoding="utf-8") for name in ("coats", "coats_mrl")}
+MLX = (PLUGINS / "mlx_mrl.py").read_text(encoding="utf-8")
 
 
 def install(folder: Path, modules: dict[str, str], entry: str = "toyarrays = toyarrays_mrl") -> Path:
@@ -85,8 +90,8 @@ def test_a_right_plug_in_is_proved(tmp_path: Path) -> None:
     [
         ("head.weight.values[:, :m]", "np.roll(head.weight.values, 1, -1)[:, :m]"),
         ("z.values[..., :m].astype(wide) @ weight", "z.values[..., :m].astype(np.float16).astype(wide) @ weight"),
-        ("sum(w * level", "sum(level"),
-        ("max(used.sum(), 1)", "used.size"),
+        ("total + w * scale", "total + scale"),
+        ("(counted.sum() or 1)", "used.size"),
         ("norm <= 1e-12, 0", "norm <= 1e-6, 0"),
     ],
     ids=["another slice", "half precision", "no weights", "mean over ignored rows", "another smallest norm"],
@@ -131,3 +136,62 @@ def test_what_a_plug_in_lacks_is_named_when_it_is_asked_for(tmp_path: Path) -> N
     done = run(site, code)
     assert "NotImplementedError: backend 'toyarrays' of the distribution 'toyarrays'" in done.stderr
     assert "lacks cascade_predict; convert the arrays" in done.stderr
+
+
+PROVE = """
+import mrl.testing
+for op in ("nested_logits", "nested_cross_entropy"):
+    for row in mrl.testing.check_backend("{name}", ops=[op], examples={examples}):
+        assert row.gradients, row
+        print(row.op, row.dtype, row.worst <= 1)
+"""
+
+
+def test_a_plug_in_with_a_driver_has_its_gradients_proved(tmp_path: Path, backend_torch: None) -> None:
+    site = install(tmp_path, COATS, "coats = coats_mrl")
+    done = run(site, PROVE.format(name="coats", examples=12))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nested_cross_entropy bfloat16 True" in done.stdout and "float16 " not in done.stdout.replace("bfloat16", "")
+    code = """
+import mrl, mrl.testing, coats, functools
+loss = functools.partial(mrl.nested_cross_entropy)
+assert mrl.testing.check_loss(loss, backend="coats", gradients=True, examples=5).gradients
+"""
+    done = run(site, code)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_plug_in_with_wrong_gradients_is_found_out(tmp_path: Path, backend_torch: None) -> None:
+    """Its values are right: without a driver nobody would see."""
+    right = "nested_logits = coated(torch.nested_logits)"
+    assert right in COATS["coats_mrl"]
+    wrong = "nested_logits = lambda z, *others: coated(torch.nested_logits)(Coat(z.tensor.detach()), *others)"
+    site = install(tmp_path, {**COATS, "coats_mrl": COATS["coats_mrl"].replace(right, wrong)}, "coats = coats_mrl")
+    done = run(site, PROVE.format(name="coats", examples=12))
+    assert done.returncode == 1 and "nested_logits on coats (eager, bfloat16): dz is" in done.stderr
+
+
+def test_a_plug_in_without_a_driver_has_its_values_proved_and_says_so(tmp_path: Path) -> None:
+    site = install(tmp_path, {"toyarrays": ARRAYS, "toyarrays_mrl": KERNELS})
+    code = """
+import mrl, mrl.testing
+assert mrl.testing.drivers.driver_of("toyarrays").dtypes == ("float16", "float32", "float64")
+row = mrl.testing.check_loss(mrl.nested_cross_entropy, backend="toyarrays", examples=5)
+assert row.worst <= 1 and not row.gradients
+mrl.testing.check_loss(mrl.nested_cross_entropy, backend="toyarrays", gradients=True)
+"""
+    done = run(site, code)
+    assert "ValueError: gradients: expected a framework that the kit can differentiate, got toyarrays" in done.stderr
+
+
+@pytest.mark.skipif(find_spec("mlx") is None, reason="MLX is not installed: nox -s plugins installs it")
+def test_the_example_of_mlx_is_proved(tmp_path: Path) -> None:
+    site = install(tmp_path, {"mlx_mrl": MLX}, "mlx = mlx_mrl")
+    done = run(site, PROVE.format(name="mlx", examples=24))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for dtype in ("float16", "bfloat16", "float32"):
+        assert f"nested_cross_entropy {dtype} True" in done.stdout
+
+
+def test_the_page_shows_the_example_of_mlx_whole() -> None:
+    assert MLX in (PLUGINS.parent.parent / "docs" / "proof.md").read_text(encoding="utf-8")

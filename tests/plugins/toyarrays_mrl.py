@@ -24,25 +24,33 @@ def nested_logits(z, head, nesting):
 
 
 def nested_cross_entropy(
-    z, head, labels, nesting, *, label_smoothing, ignore_index, reduction, fused, chunk_rows
-) -> NestedLoss:
-    y = labels.values.astype(np.int64)
-    used = np.ones(y.shape, bool) if ignore_index is None else y != ignore_index
-    z = toyarrays.ToyArray(np.where(used[..., None], z.values, np.zeros((), z.dtype)))
-    per_level = []
-    for logits in _levels(z, head, nesting):
+    z, head, labels, nesting, *, label_smoothing, ignore_index, reduction, fused, chunk_rows,
+    sample_weight=None, class_weight=None, level_weights=None,
+) -> NestedLoss:  # fmt: skip
+    y, wide = labels.values, np.promote_types(z.dtype, np.float32)
+    soft, used = np.issubdtype(y.dtype, np.floating), np.ones(z.shape[:-1], bool)
+    used = used if ignore_index is None else y != ignore_index
+    rows = used.astype(wide) if sample_weight is None else np.where(used, sample_weight.values, 0).astype(wide)
+    levels = _levels(toyarrays.ToyArray(np.where(used[..., None], z.values, np.zeros((), z.dtype))), head, nesting)
+    hard = None if soft else np.where(used, y, 0).astype(np.int64)
+    target = y.astype(wide) if soft else hard[..., None] == np.arange(levels[0].shape[-1])
+    target = (1 - label_smoothing) * target + label_smoothing / levels[0].shape[-1]
+    counted = rows
+    if class_weight is not None:
+        target = target * class_weight.values
+        counted = rows if soft else rows * class_weight.values[hard]
+    per_level, total = [], np.zeros((), wide)
+    scales = np.ones(len(nesting)) if level_weights is None else level_weights.values.astype(wide)
+    for w, scale, logits in zip(nesting.weights, scales, levels, strict=True):
         shifted = logits - logits.max(-1, keepdims=True)
         log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-        picked = np.take_along_axis(log_p, np.where(used, y, 0)[..., None], -1)[..., 0]
-        losses = -(1 - label_smoothing) * picked - label_smoothing * log_p.mean(-1)
-        losses = np.where(used, losses, 0).astype(logits.dtype)
+        losses = np.where(rows == 0, 0, -rows * np.sum(np.where(target == 0, 0, target * log_p), -1)).astype(wide)
         if reduction != "none":
-            losses = losses.sum() / (max(used.sum(), 1) if reduction == "mean" else 1)
-        per_level.append(np.asarray(losses, logits.dtype))
-    total = sum(w * level for w, level in zip(nesting.weights, per_level, strict=True))
-    return NestedLoss(
-        toyarrays.ToyArray(np.asarray(total, per_level[0].dtype)), toyarrays.ToyArray(np.stack(per_level))
-    )
+            losses = np.asarray(losses.sum() / ((counted.sum() or 1) if reduction == "mean" else 1), wide)
+        if w:
+            total = total + w * scale * losses
+        per_level.append(losses if w else np.full_like(losses, np.nan))
+    return NestedLoss(toyarrays.ToyArray(np.asarray(total, wide)), toyarrays.ToyArray(np.stack(per_level)))
 
 
 def from_numpy(array: Any, *, dtype: str | None, device: Any) -> toyarrays.ToyArray:
