@@ -159,3 +159,9 @@ def test_gradients_are_proved_or_it_is_said_that_they_are_not(backend_name: str)
     assert not proved(mrl.nested_cross_entropy, backend=backend_name, gradients=False).gradients
     with pytest.raises(ValueError, match="gradients: expected a framework that the kit can differentiate, got numpy"):
         mrl.testing.check_loss(mrl.nested_cross_entropy, backend="numpy", gradients=True)
+
+
+def test_every_weight_and_soft_labels_are_options(backend_name: str) -> None:
+    options = ("label_smoothing", "reduction", "sample_weight", "class_weight", "level_weights", "soft", "leading")
+    row = mrl.testing.check_loss(mrl.nested_cross_entropy, backend=backend_name, options=options, examples=24)
+    assert row.worst <= 1 and row.examples >= 12

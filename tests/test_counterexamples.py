@@ -181,4 +181,20 @@ def test_counter_examples_are_small(seed: int) -> None:
         numbers = re.findall(
             r"(?<![\w.])-?\d+\.\d+(?:e-?\d+)?", str(found.value).split("nesting = ")[0].split("import")[-1]
         )
-        assert len(numbers) <= 10 and set(numbers) <= {"0.0", "1.0", "2.0"}, found.value
+        assert len(numbers) <= 10 and set(numbers) <= {"0.0", "1.0"}, found.value
+
+
+WEIGHTED = ("sample_weight", "class_weight", "level_weights")
+
+
+def test_code_with_weights_and_soft_labels_runs(backend_name: str) -> None:
+    def twice_the_weights(z, head, labels, nesting, level_weights=None, **options):
+        if level_weights is not None:
+            level_weights = level_weights * level_weights
+        return right(z, head, labels, nesting, level_weights=level_weights, **options)
+
+    message = refuted_by(twice_the_weights, backend_name, options=(*WEIGHTED, "soft"), tied=True)
+    code = code_of(message)
+    assert "level_weights=level_weights" in code and "sample_weight" not in code and "class_weight" not in code
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        exec(code, {"twice_the_weights": twice_the_weights})

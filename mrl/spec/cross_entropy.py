@@ -62,13 +62,13 @@ def nested_cross_entropy(
     targets, rows, used = _targets(head, labels, label_smoothing, ignore_index, sample_weight, class_weight, reduction)
     logits = nested_logits(_rows_in_use(z, used), head, nesting)
     losses = []
-    for weight, level in zip(nesting.weights, logits, strict=True):
+    for level in logits:
         terms = np.where(targets == 0, 0.0, targets * (_log_sum_exp(level)[..., None] - level))
-        loss = np.where(rows == 0, 0.0, terms.sum(axis=-1) * rows)
-        losses.append(loss if weight else np.full_like(loss, np.nan))
+        losses.append(np.where(rows == 0, 0.0, terms.sum(axis=-1) * rows))
     per_level = np.stack(losses)
     if reduction != "none":
         per_level = per_level.reshape(len(nesting), -1).sum(axis=-1)
+    per_level[np.asarray(nesting.weights) == 0] = np.nan  # of no rows too
     scale = _level_scales(nesting, level_weights).reshape(-1, *(1,) * (per_level.ndim - 1))
     return NestedLoss(np.where(scale == 0, 0.0, scale * per_level).sum(axis=0), per_level)
 

@@ -114,29 +114,31 @@ def _of_type(kind: type) -> set[str]:
     return set()
 
 
-def _frameworks(function: Any, seen: set[int]) -> set[str]:
-    """Of the code behind anything that can be called."""
+def _frameworks(function: Any, seen: set[int], owner: type = object) -> set[str]:
+    """Of the code behind anything that can be called; ``owner`` is the class whose methods it may call."""
     if id(function) in seen:
         return set()
     seen.add(id(function))
     if isinstance(function, functools.partial):
         parts = [function.func, *function.args, *function.keywords.values()]
         return set().union(*(_frameworks(part, seen) for part in parts))
+    owner = type(getattr(function, "__self__", None)) if inspect.ismethod(function) else owner
     function = inspect.unwrap(getattr(function, "__func__", function))
     if not isinstance(function, FunctionType):
-        if isinstance(function, type) or not callable(function):
+        if isinstance(function, type) or not callable(function) or not hasattr(function, "__dict__"):
             return set()
-        parts = [type(function).__call__, *vars(function).values()] if hasattr(function, "__dict__") else []
-        return set().union(_of_type(type(function)), *(_frameworks(part, seen) for part in parts))
+        kind = type(function)
+        parts = [kind.__call__, *vars(function).values()]
+        return set().union(_of_type(kind), *(_frameworks(part, seen, kind) for part in parts))
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     variables = {**function.__globals__, **{name: cell.cell_contents for name, cell in cells}}
     found = set()
     for name in _names_in(function.__code__):
-        value = variables.get(name)
+        value = variables.get(name, getattr(owner, name, None))
         module = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
         root = str(module).partition(".")[0]
         root = ROOTS.get(root) or (root if root in known_backends() else None)
-        found |= {root} if root else _frameworks(value, seen)
+        found |= {root} if root else _frameworks(value, seen, owner)
     return found
 
 

@@ -19,17 +19,18 @@ from .callables import CALLS, check_signature, dtype_named, framework_of, import
 from .case import SMALL, Case, Source
 from .cross_entropy import bounds
 from .cross_entropy.mistakes import cosine_diagnosis, cross_entropy_diagnosis
-from .cross_entropy.problems import TRACED_LAYOUTS, drawn, layouts
+from .cross_entropy.problems import TRACED_LAYOUTS, WEIGHTED, drawn, layouts
 from .drivers import driver_of
 from .problems import Layout, Problem, head_from
 from .runners import Row, prove
 
-OPTIONS = ("label_smoothing", "ignore_index", "reduction", "leading")
+OPTIONS = ("label_smoothing", "ignore_index", "reduction", *WEIGHTED, "soft", "leading")
 
 POOLED_OPTIONS: dict[str, tuple[Any, ...]] = {
     "label_smoothing": (0.0, 0.1, 0.5, 1.0),
     "ignore_index": (None, -100, 0, 1),
     "reduction": ("mean", "sum", "none"),
+    "soft": (False, True),
 }
 
 
@@ -70,8 +71,10 @@ def check_loss(
         nesting: the only one to draw, for a loss that holds dims or weights itself; ``None`` for any.
         tied: only :class:`mrl.TiedHead` or only :class:`mrl.NestedHead` heads; ``None`` for both.
         bias: only heads with or only heads without biases; ``None`` for both.
-        options: of ``"label_smoothing"``, ``"ignore_index"``, ``"reduction"`` (passed as keywords) and
-            ``"leading"`` (more than one leading axis, none, and empty batches); one name, or several.
+        options: of ``"label_smoothing"``, ``"ignore_index"``, ``"reduction"`` (passed as keywords),
+            ``"sample_weight"``, ``"class_weight"``, ``"level_weights"`` (keywords too, and left out where there are
+            none), ``"soft"`` (labels that are probabilities) and ``"leading"`` (more than one leading axis, none, and
+            empty batches); one name, or several.
         dtype: the dtype of the arrays, by name or in a framework's words. Of half precision, cast them up once, before
             the levels: a cast in each level has autograd add the levels' gradients in half precision, which is more
             than the bound allows.
@@ -131,7 +134,8 @@ def check_loss(
 
 
 def _keywords(options: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(option for option in options if option != "leading")
+    """The options that are passed by name: soft labels come in place of labels."""
+    return tuple(option for option in options if option not in ("leading", "soft"))
 
 
 def _case(
@@ -146,10 +150,11 @@ def _case(
     keywords, name, cosine = _keywords(options), name_of(loss), against == "nested_cosine"
 
     def function(layout: Layout) -> Any:
-        given = {keyword: getattr(layout, keyword) for keyword in keywords}
+        plain = {keyword: getattr(layout, keyword) for keyword in keywords if keyword not in WEIGHTED}
 
         def run(arrays: list[Any], constants: list[Any]) -> Sequence[Any]:
             z, *leaves = arrays
+            given = plain | dict(zip(layout.weighted, constants[1:], strict=True))
             if cosine:
                 arguments = (z, constants[0], layout.nesting)
             elif against == "logits":
@@ -205,7 +210,8 @@ def _case(
             pool=tuple(map(suited, each)),
         ),
         head=not cosine,
-        constants=(lambda problem: [problem.targets]) if cosine else (lambda problem: [problem.labels]),
+        constants=lambda problem: [problem.targets if cosine else problem.labels, *_weights(problem, WEIGHTED[:1])],
+        parameters=lambda problem: _weights(problem, WEIGHTED[1:]),
         outputs_checked=False,
         admits=admits,
         source=Source(_call(expression, against, keywords), ("targets",) if cosine else ("labels",), (statement,)),
@@ -215,6 +221,10 @@ def _case(
     )
 
 
+def _weights(problem: Problem, names: Sequence[str]) -> list[Any]:
+    return [getattr(problem, name) for name in names if name in problem.layout.weighted]
+
+
 def _call(expression: str, against: str, keywords: tuple[str, ...]) -> Callable[[Layout], str]:
     """The source of the call for a layout."""
     arguments = ", ".join(CALLS[against])
@@ -222,7 +232,11 @@ def _call(expression: str, against: str, keywords: tuple[str, ...]) -> Callable[
         arguments = "tuple(mrl.nested_logits(z, head, nesting)[g] for g in range(len(nesting))), labels"
 
     def call(layout: Layout) -> str:
-        given = "".join(f", {keyword}={getattr(layout, keyword)!r}" for keyword in keywords)
+        given = "".join(
+            f", {keyword}={keyword if keyword in WEIGHTED else repr(getattr(layout, keyword))}"
+            for keyword in keywords
+            if keyword not in WEIGHTED or keyword in layout.weighted
+        )
         return f"{expression}({arguments}{given})"
 
     return call
@@ -236,6 +250,7 @@ def _pooled(tied: bool | None, bias: bool | None, options: tuple[str, ...]) -> t
             layout.lead if "leading" in options else (max(1, layout.rows),),
             layout.width,
             layout.classes,
+            weighted=tuple(name for name in layout.weighted if name in options),
         )
         for layout in sorted(TRACED_LAYOUTS, key=lambda layout: layout.rows * layout.features * layout.classes)
     ]
@@ -243,6 +258,8 @@ def _pooled(tied: bool | None, bias: bool | None, options: tuple[str, ...]) -> t
     asked["tied"] = (True, False) if tied is None else (tied,)
     asked["bias"] = (True, False) if bias is None else (bias,)
     chosen = [dict(zip(asked, values, strict=True)) for values in product(*asked.values())]
+    if "soft" in options:
+        chosen = [{**given, "ignore_index": None} if given["soft"] else given for given in chosen]
     each = [replace(layout, **chosen[5 * i % len(chosen)]) for i, layout in enumerate(plain)]
     small = [layout for layout in plain if layout.rows * layout.classes <= SMALL]
     return each, [replace(layout, **options) for layout in small for options in chosen]

@@ -29,11 +29,10 @@ def axes_of(problem: Problem, name: str) -> tuple[str, ...]:
         ndim = problem.upstream.ndim
         kinds = {0: (), len(rows): rows, len(rows) + 1: (*rows, "prefix"), len(rows) + 2: ("levels", *rows, "classes")}
         return kinds[ndim]
-    soft = np.ndim(problem.labels) > len(rows)
     return {
         "z": (*rows, "features"),
         "targets": (*rows, "features"),
-        "labels": (*rows, "classes") if soft else rows,
+        "labels": (*rows, "classes") if problem.layout.soft else rows,
         "sample_weight": rows,
         "class_weight": ("classes",),
         "level_weights": ("levels",),
@@ -51,8 +50,8 @@ def cut(problem: Problem, axis: str, kept: Sequence[int]) -> Problem | None:
     index = np.array(kept, int)
     if axis == "levels":
         dims, weights = [nesting.dims[g] for g in kept], [nesting.weights[g] for g in kept]
-        if not any(weights):
-            return None
+        if not any(weights) or (layout.frozen and not layout.tied):
+            return None  # the places of what is frozen would move
         smaller = replace(layout, nesting=Nesting(dims, weights), width=layout.features)
     elif axis == "features":
         dims = [int(np.sum(index < m)) for m in nesting.dims]
@@ -73,7 +72,7 @@ def cut(problem: Problem, axis: str, kept: Sequence[int]) -> Problem | None:
             changed[name] = array[..., index[index < array.shape[-1]]]
         elif axis == "levels" and "prefix" in names and kept[0] != 0:
             return None  # what is cut there is the first level
-    if axis == "classes" and problem.labels.ndim == len(layout.lead):
+    if axis == "classes" and not layout.soft:
         changed["labels"] = _relabelled(problem, index)
     changed["head"] = _cut_head(problem, axis, index)
     return replace(problem, layout=_normal(smaller), **changed)

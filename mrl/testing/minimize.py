@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..heads import NestedHead, TiedHead, head_leaves
 from ..nesting import Nesting
-from .cutting import axes, cut, flattened
+from .cutting import arrays_of, axes, cut, flattened
 from .problems import Float, Layout, Problem, head_from
 
 TRIALS, TRIALS_COMPILED = 1500, 200
@@ -106,7 +107,10 @@ def _fewer(problem: Problem, axis: str, holds: Holds) -> Problem:
 
 def _plainer(problem: Problem, holds: Holds) -> Problem:
     """With options off, and one row of plain axes."""
-    for step in (_flat, _unsmoothed, _nothing_ignored, _mean, _one_chunk, _without_bias, _tied, _weights_one):
+    plain = [partial(_without, name=name, off=off) for name, off in OFF.items()]
+    unweighted = [partial(_unweighted, name=name) for name in problem.layout.weighted]
+    steps = (_flat, _nothing_ignored, _mean, _hard, _without_bias, _tied, _weights_one)
+    for step in (*plain, *unweighted, *steps):
         candidate = step(problem)
         if candidate is not None and holds(candidate):
             problem = candidate
@@ -124,8 +128,25 @@ def _flat(problem: Problem) -> Problem | None:
     return flattened(problem) if len(problem.layout.lead) > 1 else None
 
 
-def _unsmoothed(problem: Problem) -> Problem | None:
-    return problem.with_layout(label_smoothing=0.0) if problem.layout.label_smoothing else None
+OFF: dict[str, Any] = {
+    "frozen": (), "strided": False, "twice": False, "head_dtype": "", "label_smoothing": 0.0, "chunk_rows": None
+}  # fmt: skip
+"""What a layout may do without, whatever its numbers."""
+
+
+def _without(problem: Problem, name: str, off: Any) -> Problem | None:
+    return None if getattr(problem.layout, name) == off else problem.with_layout(**{name: off})
+
+
+def _unweighted(problem: Problem, name: str) -> Problem:
+    left = tuple(other for other in problem.layout.weighted if other != name)
+    return replace(problem, **{name: None}).with_layout(weighted=left)
+
+
+def _hard(problem: Problem) -> Problem | None:
+    if not problem.layout.soft:
+        return None
+    return replace(problem, labels=np.argmax(problem.labels, -1)).with_layout(soft=False)
 
 
 def _nothing_ignored(problem: Problem) -> Problem | None:
@@ -142,18 +163,14 @@ def _mean(problem: Problem) -> Problem | None:
     return replace(problem, upstream=scalar).with_layout(reduction="mean")
 
 
-def _one_chunk(problem: Problem) -> Problem | None:
-    return None if problem.layout.chunk_rows is None else problem.with_layout(chunk_rows=None)
-
-
 def _without_bias(problem: Problem) -> Problem | None:
-    if not problem.layout.bias:
+    if not problem.layout.bias or problem.layout.frozen:
         return None
     return problem.with_head(type(problem.head)(problem.head[0])).with_layout(bias=False)
 
 
 def _tied(problem: Problem) -> Problem | None:
-    if not isinstance(problem.head, NestedHead):
+    if not isinstance(problem.head, NestedHead) or problem.layout.frozen:
         return None
     weight = np.zeros((problem.layout.classes, problem.layout.features))
     weight[:, : problem.layout.nesting.width] = problem.head.weights[-1]
@@ -175,13 +192,13 @@ def _weighted(problem: Problem, weights: list[float]) -> Problem:
 
 def _rounder(problem: Problem, holds: Holds) -> Problem:
     """With zeros, ones, small integers and few binary digits: whole arrays first, then halves, then entries."""
-    for name in (*_numbers(problem), "labels"):
+    for name in _numbers(problem):
         values = _get(problem, name)
         span = values.size
         while span:
             for start in range(0, values.size, span):
                 part = values.reshape(-1)[start : start + span]
-                for simple in _simpler(part, first=1.0 if name == "upstream" or "weight_" in name else 0.0):
+                for simple in _simpler(part, first=1.0 if name in ONES else 0.0):
                     changed = values.reshape(-1).copy()
                     changed[start : start + span] = simple
                     candidate = _set(problem, name, changed.reshape(values.shape))
@@ -193,6 +210,9 @@ def _rounder(problem: Problem, holds: Holds) -> Problem:
                 break
     return problem
 
+
+ONES = ("upstream", "sample_weight", "class_weight", "level_weights")
+"""Arrays whose plainest number is 1."""
 
 MOST_ENTRIES = 256
 """Of a larger array, parts are made round and not entries."""
@@ -215,18 +235,14 @@ def _simpler(part: Float, first: float) -> Iterator[Float]:
 
 
 def _cost(values: Any, first: float) -> float:
-    """How much there is to read: the digits of every number, none for the simplest."""
-    return sum(0.0 if value == first else len(f"{value:.17g}") for value in np.asarray(values, np.float64).flat)
+    """How much there is to read: the digits of every number, none for the simplest, and of two digits the smaller."""
+    numbers = np.asarray(values, np.float64).flat
+    return sum(0.0 if x == first else len(f"{x:.17g}") + min(abs(x), 99.0) / 100 for x in numbers)
 
 
 def _numbers(problem: Problem) -> list[str]:
-    """The names of a problem's arrays of floats, those of its head by their place."""
-    arrays = [
-        name
-        for name, value in vars(problem).items()
-        if isinstance(value, np.ndarray) and name not in ("labels",) and np.issubdtype(value.dtype, np.floating)
-    ]
-    return [*arrays, *(f"head {i}" for i in range(len(head_leaves(problem.head))))]
+    """The names of a problem's arrays, those of its head by their place."""
+    return [*arrays_of(problem), *(f"head {i}" for i in range(len(head_leaves(problem.head))))]
 
 
 def _get(problem: Problem, name: str) -> Any:

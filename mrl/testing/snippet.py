@@ -36,17 +36,19 @@ def snippet(
     script: Script = getattr(driver, "script", None) or values_script(driver.name)
     leaves = _leaf_names(problem) if case.head else []
     names = ["z", *leaves]
-    written = [
-        f"{name} = {script.array(_values(x, problem.dtype), problem.dtype, device)}"
-        for name, x in zip(names, case.arrays(problem), strict=True)
-    ]
-    for name, x in zip(case.source.constants, case.constants(problem), strict=True):
+    written = []
+    for name, x in zip(names, case.arrays(problem), strict=True):
+        kind = problem.dtype if name == "z" else problem.head_dtype
+        written.append(f"{name} = {script.array(_values(x, kind), kind, device)}")
+    constants = [*case.constants(problem), *case.parameters(problem)]
+    for name, x in zip([*case.source.constants, *problem.layout.weighted], constants, strict=True):
         kind = problem.dtype if np.issubdtype(x.dtype, np.floating) else str(x.dtype)
         written.append(f"{name} = {script.array(_values(x, kind), kind, device)}")
     nesting = problem.layout.nesting
     whole = result is not None and len(result.outputs) > 1
     call = case.source.call(problem.layout)
     head = [f"    head = {_head(problem, leaves)}"] if case.head else []
+    given = [name for place, name in enumerate(names) if place not in problem.layout.frozen]
     lines = [
         *sorted({"import mrl", "import numpy as np", *script.imports}, key=lambda line: line.split()[1]),
         *case.source.imports,
@@ -58,7 +60,7 @@ def snippet(
         + ")",
         "",
         "",
-        f"def run({', '.join(names)}):",
+        f"def run({', '.join(given)}):",
         *head,
         f"    return {call}",
         "",
@@ -72,11 +74,11 @@ def snippet(
         upstream = None
         if problem.upstream.ndim or problem.upstream != 1:
             upstream = script.array(_values(problem.upstream, problem.dtype), problem.dtype, device)
-        lines += script.gradients(first, names, upstream)
+        lines += script.gradients(first, given, upstream)
     else:
-        lines.append(f"total = {first.format(', '.join(names))}")
+        lines.append(f"total = {first.format(', '.join(given))}")
     if "per_level" in wrong:
-        lines.append(f"per_level = run({', '.join(names)}).per_level")
+        lines.append(f"per_level = run({', '.join(given)}).per_level")
     if expected is not None:
         differentiated = [f"d{name}" for name in names]
         variables = dict(zip([name for name in expected if name.startswith("d")], differentiated, strict=True))

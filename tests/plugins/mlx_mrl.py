@@ -86,6 +86,7 @@ class MlxDriver:
         if call.upstream is None:
             return result_of(objective(inputs)[1], None, lambda x: to_numpy(x, blocking=True))
         (_, outputs), gradients = mx.value_and_grad(objective)(inputs)
+        gradients = call.placed(gradients[place] for place in call.differentiated)
         return result_of(outputs, gradients, lambda x: to_numpy(x, blocking=True))
 
 

@@ -129,12 +129,12 @@ def nested_cross_entropy(problem: Problem, *, scaled: bool = False) -> Bounded:
     losses = np.where(rows == 0, 0.0, rows * loss)
     e_losses = rows * (e_loss + divided * np.where(np.isinf(loss), 0.0, np.abs(loss)))
     weights = _level_weights(problem).reshape(-1, *(1,) * used.ndim)
-    losses[np.asarray(layout.nesting.weights) == 0] = np.nan  # a level that is left out
     if layout.reduction != "none":
         losses, e_losses = losses.reshape(len(s), -1), e_losses.reshape(len(s), -1)
         level, e_level = losses.sum(-1), e_losses.sum(-1) + gamma(layout.rows + 4, u) * np.abs(losses).sum(-1)
     else:
         level, e_level = losses, e_losses
+    level[np.asarray(layout.nesting.weights) == 0] = np.nan  # a level that is left out
     factors = weights.reshape(-1, *(1,) * (level.ndim - 1))
     total = np.where(factors == 0, 0.0, factors * level).sum(0)
     e_total = np.where(factors == 0, 0.0, factors * (e_level + gamma(len(s) + 4, u) * (np.abs(level) + e_level))).sum(0)

@@ -70,7 +70,7 @@ class Call(NamedTuple):
 
     def made(self, make: Callable[..., Any]) -> tuple[list[Any], list[Any]]:
         """The arrays and the constants, as a backend's ``from_numpy`` makes them."""
-        arrays = [make(x, dtype=self.dtype, device=self.device) for x in self.arrays]
+        arrays = [make(x, dtype=dtype, device=self.device) for x, dtype in self.typed]
         return arrays, [make(x, dtype=dtype_of(x, self), device=self.device) for x in self.constants]
 
 
