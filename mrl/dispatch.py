@@ -114,6 +114,9 @@ def register(backend: str) -> None:
     Args:
         backend: ``"numpy"``, ``"torch"``, ``"jax"``, ``"tensorflow"`` or a plug-in's name.
 
+    Returns:
+        Nothing.
+
     Raises:
         TypeError: ``backend`` is not a string.
         ValueError: an unknown backend.

@@ -188,7 +188,7 @@ def nested_cross_entropy(
         nesting,
         label_smoothing=label_smoothing,
         ignore_index=ignore_index,
-        **{name: array for name, array in weights.items() if array is not None},
+        **weights,
         reduction=reduction,
         fused=bool(fused),
         chunk_rows=chunk_rows,

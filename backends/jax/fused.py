@@ -22,7 +22,8 @@ from mrl.nesting import Nesting
 from mrl.planning import plan_chunk_rows, plan_groups, plan_places
 
 from .arrays import on_host, row_shards, vary_together
-from .sweep import Plan, sweep, weighted_total
+from .sweep import Plan, sweep
+from .targets import weighted_sum
 
 MORE_PLACES = 3
 """Arrays of a chunk beyond those planned for its levels: what the compiler makes on the way to a gradient."""
@@ -124,4 +125,4 @@ def _refuse(asked: str, cause: Exception | None) -> NoReturn:
 
 def _total(losses: Array, fixed: tuple[Array | None, ...], plan: Plan) -> tuple[Array, Array]:
     per_level = losses.sum(range(1, losses.ndim)) if plan.summed else losses
-    return weighted_total(per_level, plan.nesting.weights if fixed[-1] is None else fixed[-1]), per_level
+    return weighted_sum(per_level, plan.nesting.weights if fixed[-1] is None else fixed[-1]), per_level

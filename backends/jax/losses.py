@@ -12,9 +12,9 @@ from jax import Array
 from mrl.heads import Head, NestedHead, NestedLoss, TiedHead, head_classes
 from mrl.nesting import Nesting
 
-from .arrays import accumulation_dtype, factor_dtype, lift, power_of_two, product
+from .arrays import accumulation_dtype, factor_dtype, lift, product
 from .fused import fused_cross_entropy
-from .sweep import dense_targets, has_dense_targets, weighted_total
+from .targets import dense_targets, has_dense_targets, no_less_than_zero, row_factors, weighted_sum
 
 
 def truncate(z: Array, dim: int, *, normalize: bool) -> Array:
@@ -75,9 +75,9 @@ def nested_cross_entropy(
     *,
     label_smoothing: float,
     ignore_index: int | None,
-    sample_weight: Array | None = None,
-    class_weight: Array | None = None,
-    level_weights: Array | None = None,
+    sample_weight: Array | None,
+    class_weight: Array | None,
+    level_weights: Array | None,
     reduction: str,
     fused: bool,
     chunk_rows: int | None,
@@ -105,7 +105,7 @@ def nested_cross_entropy(
         x if x is None else jax.lax.stop_gradient(x) for x in (labels, sample_weight, class_weight, level_weights)
     )
     if level_weights is not None:
-        level_weights = _poisoned(level_weights.astype(wide)) * jnp.asarray(nesting.weights, wide)
+        level_weights = no_less_than_zero(level_weights.astype(wide)) * jnp.asarray(nesting.weights, wide)
     if class_weight is not None:
         class_weight = class_weight.astype(wide)
         class_weight = jnp.where((class_weight >= 0).all(), class_weight, jnp.nan)
@@ -120,7 +120,7 @@ def nested_cross_entropy(
             labels = labels.astype(jnp.int32)
         outside = used & ((labels < 0) | (labels >= head_classes(head)))
         labels = jnp.where(used & ~outside, labels, 0).astype(jnp.int32)
-    rows, class_weight = _row_factors(used, labels, sample_weight, class_weight, reduction, label_smoothing, wide)
+    rows, class_weight = row_factors(used, labels, sample_weight, class_weight, reduction, label_smoothing, wide)
     if outside is not None:
         # A label out of range that nobody could see makes its loss and its gradient NaN, never a wrong number.
         rows = jnp.where(outside, jnp.nan, rows)
@@ -132,7 +132,7 @@ def nested_cross_entropy(
     # Infinite, it may be, where the class 0 that stands in for an ignored label is excluded.
     losses = jnp.where(lift(rows == 0, losses.ndim), 0, losses * lift(rows, losses.ndim))
     per_level = losses if reduction == "none" else losses.sum(range(1, losses.ndim))
-    total = weighted_total(per_level, nesting.weights if level_weights is None else level_weights)
+    total = weighted_sum(per_level, nesting.weights if level_weights is None else level_weights)
     return NestedLoss(total, jax.lax.stop_gradient(per_level))
 
 
@@ -150,40 +150,6 @@ def nested_accuracy(logits: Array, labels: Array, *, topk: tuple[int, ...], igno
     right = jnp.stack([lift(used, rank.ndim) & (rank < min(k, classes)) for k in topk], 1)
     count = jnp.where(outside.any(), jnp.nan, jnp.maximum(used.sum(), 1).astype(dtype))
     return right.sum(range(2, right.ndim)).astype(dtype) / count
-
-
-def _row_factors(
-    used: Array,
-    labels: Array,
-    sample_weight: Array | None,
-    class_weight: Array | None,
-    reduction: str,
-    label_smoothing: float,
-    wide: np.dtype,
-) -> tuple[Array, Array | None]:
-    """What the loss of each row counts, and the class weights that are not yet a part of it."""
-    rows, mean, soft = used.astype(wide), reduction == "mean", jnp.issubdtype(labels.dtype, jnp.floating)
-    # Powers of two leave a mean alone: no sum of weights is too large or too small to be divided by.
-    if sample_weight is not None:
-        rows = jnp.where(used, _poisoned(sample_weight.astype(wide)), 0)
-        rows = rows / power_of_two(rows) if mean else rows
-    count = used.sum().astype(wide) if sample_weight is None else rows.sum()
-    if class_weight is not None and not soft:
-        met = jnp.where(used, class_weight[labels], 0)
-        if mean:
-            scale = power_of_two(met)
-            met, class_weight = met / scale, class_weight / scale
-        count = (rows * met).sum()
-        if not has_dense_targets(labels, label_smoothing, class_weight):
-            rows, class_weight = rows * met, None
-    if mean:
-        rows = jnp.where(count == 0, 0, rows / jnp.where(count == 0, 1, count))
-    return rows, class_weight
-
-
-def _poisoned(weights: Array) -> Array:
-    """Weights, NaN where one is negative that nobody could see."""
-    return jnp.where(weights >= 0, weights, jnp.nan)
 
 
 def _cross_entropies(logits: Array, labels: Array, label_smoothing: float, class_weight: Array | None) -> Array:

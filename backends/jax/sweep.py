@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from mrl.nesting import Nesting
 from mrl.planning import is_small, plan_groups
 
 from .arrays import factor_dtype, lift, power_of_two, product
+from .targets import dense_targets, has_dense_targets, times
 
 NARROW = 32  # columns
 
@@ -168,7 +168,7 @@ def _sweep_tied(
             continue
         for g in reversed(range(low, high)):
             start, stop = blocks[g]
-            suffix = _weighted(residuals.pop(), factors[g]) + (0 if suffix is None else suffix)
+            suffix = times(residuals.pop(), factors[g]) + (0 if suffix is None else suffix)
             latest = suffix if in_order else None
             rounded = suffix.astype(z.dtype)
             if needs_z:
@@ -225,7 +225,7 @@ def _sweep_untied(
             level = level + lift(leaves[count + g], level.ndim)
         loss, residual = _residual(level, rows, goal, plan)
         losses.append(loss)
-        residual = _weighted(residual, factors[g])
+        residual = times(residual, factors[g])
         rounded = residual.astype(z.dtype)
         dzs.append(product(rounded, weight, wide) if needs_z else None)
         dweights.append(_outer(rounded, z, wide) if needs_weights[g] else None)
@@ -234,31 +234,6 @@ def _sweep_untied(
     dz = sum(_side_by_side([part], rows.z.shape[-1]) for part in dzs) if needs_z else None
     gradients = (*dweights, *dbiases)
     return jnp.stack(losses), dz, jax.tree.map(jnp.add, sums, gradients) if sums is not None else gradients
-
-
-def weighted_total(per_level: Array, weights: Sequence[float] | Array) -> Array:
-    """The sum of the levels; one of weight zero is left out, though its loss be infinite."""
-    return sum(_weighted(level, weight) for level, weight in zip(per_level, weights, strict=True))
-
-
-def _weighted(x: Array, weight: float | Array) -> Array:
-    return weight * x if isinstance(weight, float) else jnp.where(weight == 0, 0, weight * x)
-
-
-def has_dense_targets(labels: Array, label_smoothing: float, class_weight: Array | None) -> bool:
-    """Whether a row's target has a number of its own for every class."""
-    return bool(jnp.issubdtype(labels.dtype, jnp.floating) or (label_smoothing and class_weight is not None))
-
-
-def dense_targets(
-    labels: Array, classes: int, label_smoothing: float, class_weight: Array | None, dtype: np.dtype
-) -> Array:
-    """The share ``u_c`` of every class in the loss of every row, ``(..., C)``."""
-    soft = jnp.issubdtype(labels.dtype, jnp.floating)
-    targets = labels.astype(dtype) if soft else jax.nn.one_hot(labels, classes, dtype=dtype)
-    if label_smoothing:
-        targets = (1 - label_smoothing) * targets + label_smoothing / classes
-    return targets if class_weight is None else targets * lift(class_weight, targets.ndim)
 
 
 def _goal(rows: Rows, shared: Shared, plan: Plan) -> Array | None:

@@ -12,7 +12,7 @@ from mrl.nesting import Nesting
 
 from .arrays import accumulation_dtype, moderate, nan_where, widen
 from .fused import fused_cross_entropy
-from .targets import Rows, densities, fitting, hard_labels, rows_of, weighted_sum, weights_of
+from .targets import Rows, dense_targets, fitting, hard_labels, no_less_than_zero, row_factors, weighted_sum
 
 
 def truncate(z: Any, dim: int, *, normalize: bool) -> tf.Tensor:
@@ -55,15 +55,15 @@ def nested_cross_entropy(
     *,
     label_smoothing: float,
     ignore_index: int | None,
-    sample_weight: Any = None,
-    class_weight: Any = None,
-    level_weights: Any = None,
+    sample_weight: Any,
+    class_weight: Any,
+    level_weights: Any,
     reduction: str,
     fused: bool,
     chunk_rows: int | None,
 ) -> NestedLoss:
     classes, wide, summed = head_classes(head), accumulation_dtype(z, head), reduction != "none"
-    rows = rows_of(
+    rows = row_factors(
         z, labels, classes, label_smoothing, ignore_index, sample_weight, class_weight, reduction == "mean", wide
     )
     if ignore_index is not None:
@@ -72,7 +72,7 @@ def nested_cross_entropy(
     count, levels = len(nesting), nesting.levels_in_use
     scales: list[Any] = [nesting.weights[g] for g in levels]
     if level_weights is not None:
-        given = tf.unstack(weights_of(level_weights, wide), count)
+        given = tf.unstack(no_less_than_zero(level_weights, wide), count)
         scales = [scale * given[g] for scale, g in zip(scales, levels, strict=True)]
     nesting = Nesting([nesting.dims[g] for g in levels], [nesting.weights[g] for g in levels])
     head, left_out = _levels_of(head, levels)
@@ -123,7 +123,7 @@ def _levels_of(head: Head, levels: tuple[int, ...]) -> tuple[Head, list[Any]]:
 def _cross_entropies(logits: tf.Tensor, rows: Rows, label_smoothing: float) -> tf.Tensor:
     log_p, labels = tf.nn.log_softmax(logits), rows.labels
     if labels.dtype.is_floating or rows.class_weight is not None:
-        targets = densities(labels, logits.shape[-1], label_smoothing, rows.class_weight, logits.dtype)
+        targets = dense_targets(labels, logits.shape[-1], label_smoothing, rows.class_weight, logits.dtype)
         return -tf.reduce_sum(tf.math.multiply_no_nan(log_p, targets), -1)
     losses = tf.zeros([], logits.dtype)
     # A share of nothing is left out: of an excluded class it would be NaN.

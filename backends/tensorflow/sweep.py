@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from mrl.nesting import Nesting
 
-from .targets import densities, times
+from .targets import dense_targets, times
 
 
 class Plan(NamedTuple):
@@ -198,7 +198,7 @@ def _target(
     shares = total = None
     dense = labels.dtype.is_floating or class_weight is not None
     if dense or any(needs):
-        shares = densities(labels, logits.shape[-1], plan.label_smoothing, class_weight, logits.dtype)
+        shares = dense_targets(labels, logits.shape[-1], plan.label_smoothing, class_weight, logits.dtype)
     if dense:
         total = tf.reduce_sum(shares, -1, keepdims=True)
     return Target(labels, shares, total)

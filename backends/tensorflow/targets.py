@@ -1,4 +1,4 @@
-"""What the rows of a loss are measured against, and how much each of them counts."""
+"""What a loss compares logits with: a factor of every row, and a share of every class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Rows(NamedTuple):
     class_weight: tf.Tensor | None  # where the factors do not hold it
 
 
-def rows_of(
+def row_factors(
     z: tf.Tensor,
     labels: Any,
     classes: int,
@@ -39,11 +39,11 @@ def rows_of(
     factors = tf.cast(used, wide)
     # The mean does not change with the size of the weights: what would overflow in their sum is taken down before.
     if weighted:
-        factors = tf.where(used, weights_of(sample_weight, wide), factors)
+        factors = tf.where(used, no_less_than_zero(sample_weight, wide), factors)
         factors = moderate(factors) if mean else factors
     counted = factors
     if class_weight is not None:
-        class_weight = weights_of(class_weight, wide)
+        class_weight = no_less_than_zero(class_weight, wide)
         if not soft:
             class_weight = moderate(class_weight) if mean else class_weight
             counted, weighted = factors * tf.gather(class_weight, labels), True
@@ -68,7 +68,7 @@ def hard_labels(labels: tf.Tensor, classes: int, ignore_index: int | None) -> tu
     return used, tf.where(used & ~outside, labels, tf.zeros_like(labels)), outside
 
 
-def weights_of(weights: Any, wide: tf.DType) -> tf.Tensor:
+def no_less_than_zero(weights: Any, wide: tf.DType) -> tf.Tensor:
     """NaN where one is negative that nobody could see."""
     weights = tf.cast(tf.stop_gradient(weights), wide)
     return weights + nan_where(weights < 0, wide)
@@ -104,7 +104,7 @@ def fitting(
         return labels, sample_weight, ~same
 
 
-def densities(
+def dense_targets(
     labels: tf.Tensor, classes: int, label_smoothing: float, class_weight: tf.Tensor | None, wide: tf.DType
 ) -> tf.Tensor:
     """The target of every class, ``(..., C)``."""

@@ -33,9 +33,9 @@ def truncate(z: ArrayLike, dim: int, *, normalize: bool = True) -> Float:
     x = np.asarray(z, np.float64)[..., :dim]
     if not normalize:
         return np.array(x)
-    norm = _norm(x)
-    tiny = norm <= SMALLEST_NORM
-    prefix: Float = np.where(tiny, 0.0, x / np.where(tiny, 1.0, norm))
+    norm, scale = _norm(x)
+    # Scaled, because the norm of what is finite need not be.
+    prefix: Float = np.where(scale * norm <= SMALLEST_NORM, 0.0, (x / scale) / np.where(norm > 0, norm, 1.0))
     return prefix
 
 
@@ -67,16 +67,16 @@ def truncate_vjp(z: ArrayLike, dim: int, upstream: ArrayLike, *, normalize: bool
     if not normalize:
         gradient[..., :dim] = u
         return gradient
-    norm = _norm(full[..., :dim])
-    tiny = norm <= SMALLEST_NORM
+    norm, scale = _norm(full[..., :dim])
     y = truncate(full, dim)
     radial = np.sum(y * u, axis=-1, keepdims=True)
-    gradient[..., :dim] = np.where(tiny, 0.0, (u - y * radial) / np.where(tiny, 1.0, norm))
+    tiny = scale * norm <= SMALLEST_NORM
+    gradient[..., :dim] = np.where(tiny, 0.0, (u - y * radial) / scale / np.where(norm > 0, norm, 1.0))
     return gradient
 
 
-def _norm(x: Float) -> Float:
-    # Scaling by the largest entry keeps the squares of huge and tiny float64 entries in range.
+def _norm(x: Float) -> tuple[Float, Float]:
+    """``||x / scale||`` and ``scale``, the largest entry: squares of huge and tiny entries stay in range."""
     largest = np.max(np.abs(x), axis=-1, keepdims=True)
     scale = np.where(largest > 0, largest, 1.0)
-    return np.asarray(scale * np.sqrt(np.sum((x / scale) ** 2, axis=-1, keepdims=True)))
+    return np.asarray(np.sqrt(np.sum((x / scale) ** 2, axis=-1, keepdims=True))), scale
