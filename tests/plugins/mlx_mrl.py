@@ -50,7 +50,7 @@ def nested_cross_entropy(
         rows = rows / mx.where(counted.sum() == 0, 1.0, counted.sum())
     rows, target = mx.stop_gradient(rows), mx.stop_gradient(target)
     losses = mx.zeros((len(nesting), *z.shape[:-1]))
-    if z.size:  # the largest of nothing, asked for on the way back, ends the process
+    if z.size:  # mx.logsumexp refuses an empty batch
         logits = nested_logits(mx.where(used[..., None], z, 0).astype(z.dtype), head, nesting)
         below = mx.logsumexp(logits, axis=-1, keepdims=True) - logits
         losses = mx.where(rows == 0, 0.0, rows * mx.where(target == 0, 0.0, target * below).sum(-1))
