@@ -56,7 +56,7 @@ def check_signature(loss: Callable[..., Any], against: str, keywords: tuple[str,
     wanted = CALLS[against]
     called = f"{name_of(loss)}({', '.join(wanted)}{''.join(f', {key}=...' for key in keywords)})"
     try:
-        signature = inspect.signature(loss.forward if _is_torch_module(loss) else loss)
+        signature = inspect.signature(getattr(loss, "forward", loss) if _is_a(loss, "torch") else loss)
     except (TypeError, ValueError):  # what is built in or compiled may not say
         return
     taken = list(signature.parameters)
@@ -137,8 +137,8 @@ def _frameworks(function: Any, seen: set[int], owner: type = object) -> set[str]
         value = variables.get(name, getattr(owner, name, None))
         module = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
         root = str(module).partition(".")[0]
-        root = ROOTS.get(root) or (root if root in known_backends() else None)
-        found |= {root} if root else _frameworks(value, seen, owner)
+        known = ROOTS.get(root) or (root if root in known_backends() else None)
+        found |= {known} if known else _frameworks(value, seen, owner)
     return found
 
 
@@ -149,10 +149,6 @@ def _names_in(code: CodeType) -> set[str]:
 
 def _is_a(loss: Any, package: str) -> bool:
     return any(base.__module__.partition(".")[0] == package for base in type(loss).__mro__)
-
-
-def _is_torch_module(loss: Any) -> bool:
-    return _is_a(loss, "torch") and hasattr(loss, "forward")
 
 
 def _is_jitted(loss: Any) -> bool:

@@ -154,6 +154,7 @@ def _case(
 
         def run(arrays: list[Any], constants: list[Any]) -> Sequence[Any]:
             z, *leaves = arrays
+            arguments: tuple[Any, ...]
             given = plain | dict(zip(layout.weighted, constants[1:], strict=True))
             if cosine:
                 arguments = (z, constants[0], layout.nesting)
@@ -176,10 +177,7 @@ def _case(
 
     if cosine:
         tied, bias = True, False
-    if against == "logits" and nesting is None:
-        weights_are_one = True
-    else:
-        weights_are_one = False
+    weights_are_one = against == "logits" and nesting is None
 
     def admits(problem: Problem) -> bool:
         layout = problem.layout

@@ -80,7 +80,8 @@ def cut(problem: Problem, axis: str, kept: Sequence[int]) -> Problem | None:
 
 def flattened(problem: Problem) -> Problem:
     """The problem with one leading axis in place of several."""
-    layout, changed = problem.layout, {}
+    layout = problem.layout
+    changed: dict[str, Any] = {}
     for name, array in arrays_of(problem).items():
         names = axes_of(problem, name)
         if "row 0" in names:
@@ -114,7 +115,9 @@ def _cut_head(problem: Problem, axis: str, index: np.ndarray) -> Any:
     if axis == "features":
         return head._replace(weights=tuple(np.asarray(w)[:, index[index < w.shape[1]]] for w in head.weights))
     if axis == "classes":
-        return NestedHead(*(None if x is None else tuple(np.asarray(leaf)[index] for leaf in x) for x in head))
+        taken = [x if x is None else tuple(np.asarray(leaf)[index] for leaf in x) for x in head]
+        return NestedHead(*taken)  # type: ignore[arg-type]
     if axis == "levels":
-        return NestedHead(*(None if x is None else tuple(x[g] for g in index) for x in head))
+        taken = [x if x is None else tuple(x[g] for g in index) for x in head]
+        return NestedHead(*taken)  # type: ignore[arg-type]
     return head

@@ -29,6 +29,7 @@ ROUNDS = 4
 """Fewer numbers and rounder numbers make room for each other; hardly ever for a third time."""
 
 Holds = Callable[[Problem], bool]
+Step = Callable[[Problem], Problem | None]
 
 
 @dataclass
@@ -109,8 +110,9 @@ def _plainer(problem: Problem, holds: Holds) -> Problem:
     """With options off, and one row of plain axes."""
     plain = [partial(_without, name=name, off=off) for name, off in OFF.items()]
     unweighted = [partial(_unweighted, name=name) for name in problem.layout.weighted]
-    steps = (_flat, _nothing_ignored, _mean, _hard, _without_bias, _tied, _weights_one)
-    for step in (*plain, *unweighted, *steps):
+    steps: tuple[Step, ...] = (_flat, _nothing_ignored, _mean, _hard, _without_bias, _tied, _weights_one)
+    steps = (*plain, *unweighted, *steps)
+    for step in steps:
         candidate = step(problem)
         if candidate is not None and holds(candidate):
             problem = candidate
@@ -140,7 +142,8 @@ def _without(problem: Problem, name: str, off: Any) -> Problem | None:
 
 def _unweighted(problem: Problem, name: str) -> Problem:
     left = tuple(other for other in problem.layout.weighted if other != name)
-    return replace(problem, **{name: None}).with_layout(weighted=left)
+    gone: dict[str, Any] = {name: None}
+    return replace(problem, **gone).with_layout(weighted=left)
 
 
 def _hard(problem: Problem) -> Problem | None:
