@@ -27,7 +27,7 @@ def truncate(z: Tensor, dim: int, *, normalize: bool) -> Tensor:
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     # A power of two keeps the sum of squares in range and is exact; the quotient does not depend on it.
     (limit, power), largest = RANGE[x.dtype], x.detach().abs().amax(-1, keepdim=True)
-    scale = torch.where(largest > limit, 1 / power, torch.where(largest < 1 / limit, power, 1.0)).to(x.dtype)
+    scale = torch.ones_like(largest).masked_fill(largest > limit, 1 / power).masked_fill(largest < 1 / limit, power)
     x = x * scale
     squares = x.square().sum(-1, keepdim=True)
     tiny = squares.detach().sqrt() / scale <= 1e-12
