@@ -114,8 +114,8 @@ def check_dim(name: str, dim: int, z: Array) -> None:
         raise ValueError(f"{name}: expected an integer in [1, {width}], the last axis of z, got {dim}; choose one")
 
 
-def check_head(head: Head, arrays: Mapping[str, Array], nesting: Nesting, width: int) -> int:
-    """The number of classes ``C`` of a head whose arrays fit the nesting, and an embedding of ``width`` dimensions."""
+def check_head(head: Head, arrays: Mapping[str, Array], nesting: Nesting, embedding: tuple[int | None, ...]) -> int:
+    """The number of classes ``C`` of a head whose arrays fit the nesting, and an embedding of that shape."""
     checked = None
     for name, array in arrays.items():
         if array.dtype is not checked:  # of a dozen arrays, which mostly share one
@@ -134,6 +134,7 @@ def check_head(head: Head, arrays: Mapping[str, Array], nesting: Nesting, width:
     if classes < 1:
         raise ValueError(f"{first}: expected at least one class, got shape {tuple(shape)}; add rows")
     if isinstance(head, TiedHead):
+        width = embedding[-1]
         if columns != width:
             fits = classes == width
             raise ValueError(

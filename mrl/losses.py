@@ -76,7 +76,7 @@ def nested_logits(z: Array, head: Head, nesting: Nesting) -> Array:
     checks.check_nesting(nesting)
     backend, z, head, arrays, _ = take(z, head, nesting)
     shape = checks.check_embedding("z", z, nesting.width)
-    checks.check_head(head, arrays, nesting, shape[-1])
+    checks.check_head(head, arrays, nesting, shape)
     return backend.nested_logits(z, head, nesting)
 
 
@@ -171,7 +171,7 @@ def nested_cross_entropy(
     if chunk_rows is not None:
         chunk_rows = checks.check_integer("chunk_rows", chunk_rows, at_least=1)
     shape = checks.check_embedding("z", given.z, nesting.width)
-    classes = checks.check_head(given.head, given.arrays, nesting, shape[-1])
+    classes = checks.check_head(given.head, given.arrays, nesting, shape)
     ignore_index = checks.check_targets(labels, shape[:-1], classes, ignore_index, backend)
     expected = {"sample_weight": shape[:-1], "class_weight": (classes,), "level_weights": (len(nesting),)}
     weights = {name: given.others[name] for name in expected}

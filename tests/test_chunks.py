@@ -115,9 +115,11 @@ def test_any_chunk_gives_the_same_answer(framework_name: str) -> None:
         np.testing.assert_allclose(np.asarray(loss.per_level), exact.per_level, rtol=2e-6)
 
 
-@pytest.mark.parametrize("on_host", [True, False])
-def test_every_row_keeps_its_place_in_jax(backend_jax: None, on_host: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of rows that lie together, level after level, as on a host, and of rows from all over the batch."""
+@pytest.mark.parametrize(("shards", "on_host"), [(1, True), (1, False), (2, True), (5, False)])
+def test_every_row_keeps_its_place_in_jax(
+    backend_jax: None, shards: int, on_host: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of rows that lie together, level after level, as on a host, and of some rows of every shard."""
     from mrl.backends.jax.sweep import Plan, sweep
 
     monkeypatch.setattr(planning, "SMALL_BYTES", 0)
@@ -125,8 +127,16 @@ def test_every_row_keeps_its_place_in_jax(backend_jax: None, on_host: bool, monk
     z, weight, bias = (rng.normal(size=shape).astype(np.float32) for shape in ((10, 256), (4, 256), (4,)))
     labels, rows = rng.integers(0, 4, 10).astype(np.int32), rng.random(10).astype(np.float32)
     exact = mrl.spec.nested_cross_entropy(z, mrl.TiedHead(weight, bias), labels, MANY_LEVELS, reduction="none")
-    plan = Plan(MANY_LEVELS, tied=True, label_smoothing=0.0, summed=True, chunk_rows=3, on_host=on_host)
-    arrays = mrl.convert((z, (weight, bias), labels, rows), "jax")
+    plan = Plan(
+        MANY_LEVELS,
+        tied=True,
+        label_smoothing=0.0,
+        summed=True,
+        shards=shards,
+        chunk_rows=3 // shards + 1,
+        on_host=on_host,
+    )
+    arrays = mrl.convert((z, (weight, bias), (labels, rows, None, None)), "jax")
     losses, _ = sweep(*arrays, plan, (True, True, True))
     np.testing.assert_allclose(losses, exact.per_level * rows, rtol=1e-4, atol=1e-5)
     _, whole = sweep(*arrays, plan._replace(chunk_rows=10), (True, True, True))

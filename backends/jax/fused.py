@@ -71,7 +71,7 @@ def fused_cross_entropy(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _fused(plan: Plan, z: Array, leaves: tuple[Array, ...], *fixed: Array | None) -> tuple[Array, Array]:
-    losses, _ = sweep(z, leaves, *fixed, plan, (False,) * (1 + len(leaves)))
+    losses, _ = sweep(z, leaves, fixed, plan, (False,) * (1 + len(leaves)))
     return _total(losses, fixed, plan)
 
 
@@ -80,10 +80,10 @@ def _forward(plan: Plan, z: Any, leaves: Any, *fixed: Any) -> tuple[tuple[Array,
     z, leaves = z.value, tuple(leaf.value for leaf in leaves)
     fixed = tuple(None if x is None else x.value for x in fixed)
     if not plan.summed:
-        losses, _ = sweep(z, leaves, *fixed, plan, (False,) * len(needs))
+        losses, _ = sweep(z, leaves, fixed, plan, (False,) * len(needs))
         return _total(losses, fixed, plan), (needs, z, leaves, fixed)
     # A scalar loss has its gradient computed here, up to the factor that comes back from above it.
-    losses, gradients = sweep(z, leaves, *fixed, plan, needs)
+    losses, gradients = sweep(z, leaves, fixed, plan, needs)
     dtypes = tuple(jnp.zeros((0,), x.dtype) for x in (z, *leaves))
     return _total(losses, fixed, plan), (_differentiable_once(gradients), dtypes)
 
@@ -97,7 +97,7 @@ def _backward(plan: Plan, residuals: Any, upstream: tuple[Any, Any]) -> tuple[An
     else:
         needs, z, leaves, (labels, rows, *others) = residuals
         likes = (z, *leaves)
-        _, gradients = sweep(z, leaves, labels, rows * total, *others, plan, needs)
+        _, gradients = sweep(z, leaves, (labels, rows * total, *others), plan, needs)
         gradients = _differentiable_once(gradients)
     dz, *dleaves = (None if g is None else g.astype(x.dtype) for g, x in zip(gradients, likes, strict=True))
     return dz, tuple(dleaves), None, None, None, None

@@ -82,24 +82,24 @@ def nested_cross_entropy(
     fused: bool,
     chunk_rows: int | None,
 ) -> NestedLoss:
-    used_levels = np.flatnonzero(nesting.weights)
-    if len(used_levels) < len(nesting):
+    kept = nesting.levels_in_use
+    if len(kept) < len(nesting):
         loss = nested_cross_entropy(
             z,
-            head if isinstance(head, TiedHead) else NestedHead(*(x and tuple(x[g] for g in used_levels) for x in head)),
+            _levels(kept, head),
             labels,
-            Nesting([nesting.dims[g] for g in used_levels], [nesting.weights[g] for g in used_levels]),
+            Nesting([nesting.dims[g] for g in kept], [nesting.weights[g] for g in kept]),
             label_smoothing=label_smoothing,
             ignore_index=ignore_index,
             sample_weight=sample_weight,
             class_weight=class_weight,
-            level_weights=None if level_weights is None else level_weights[used_levels],
+            level_weights=None if level_weights is None else level_weights[np.asarray(kept)],
             reduction=reduction,
             fused=fused,
             chunk_rows=chunk_rows,
         )
         per_level = jnp.full((len(nesting), *loss.per_level.shape[1:]), jnp.nan, loss.per_level.dtype)
-        return NestedLoss(loss.total, per_level.at[used_levels].set(loss.per_level))
+        return NestedLoss(loss.total, per_level.at[np.asarray(kept)].set(loss.per_level))
     wide = accumulation_dtype(z, head)
     labels, sample_weight, class_weight, level_weights = (
         x if x is None else jax.lax.stop_gradient(x) for x in (labels, sample_weight, class_weight, level_weights)
@@ -126,8 +126,10 @@ def nested_cross_entropy(
         rows = jnp.where(outside, jnp.nan, rows)
     if fused:
         fixed = (labels, rows, class_weight, level_weights)
-        loss = fused_cross_entropy(z, head, fixed, nesting, label_smoothing, reduction != "none", chunk_rows)
-        return NestedLoss(loss[0], jax.lax.stop_gradient(loss[1]))
+        total, per_level = fused_cross_entropy(
+            z, head, fixed, nesting, label_smoothing, reduction != "none", chunk_rows
+        )
+        return NestedLoss(total, jax.lax.stop_gradient(per_level))
     losses = _cross_entropies(nested_logits(z, head, nesting), labels, label_smoothing, class_weight)
     # Infinite, it may be, where the class 0 that stands in for an ignored label is excluded.
     losses = jnp.where(lift(rows == 0, losses.ndim), 0, losses * lift(rows, losses.ndim))
@@ -150,6 +152,14 @@ def nested_accuracy(logits: Array, labels: Array, *, topk: tuple[int, ...], igno
     right = jnp.stack([lift(used, rank.ndim) & (rank < min(k, classes)) for k in topk], 1)
     count = jnp.where(outside.any(), jnp.nan, jnp.maximum(used.sum(), 1).astype(dtype))
     return right.sum(range(2, right.ndim)).astype(dtype) / count
+
+
+def _levels(kept: tuple[int, ...], head: Head) -> Head:
+    """Those of the levels that are ``kept``: of a tied head their blocks become one with the next in use."""
+    if isinstance(head, TiedHead):
+        return head
+    biases = None if head.biases is None else tuple(head.biases[g] for g in kept)
+    return NestedHead(tuple(head.weights[g] for g in kept), biases)
 
 
 def _cross_entropies(logits: Array, labels: Array, label_smoothing: float, class_weight: Array | None) -> Array:

@@ -52,14 +52,15 @@ class Shared(NamedTuple):
 def sweep(
     z: Array,
     leaves: tuple[Array, ...],
-    labels: Array,
-    rows: Array,
-    class_weight: Array | None,
-    levels: Array | None,
+    fixed: tuple[Any, ...],
     plan: Plan,
     needs: tuple[bool, ...],
 ) -> tuple[Array, tuple[Array | None, ...]]:
-    """``rows[i] * CE_g[i]`` as ``(G, ...)``, then the gradients that are needed, all in the dtype of ``rows``."""
+    """``rows[i] * CE_g[i]`` as ``(G, ...)``, then the gradients that are needed, all in the dtype of ``rows``.
+
+    ``fixed`` has no gradient: labels, ``rows``, the weights of classes and those of levels.
+    """
+    labels, rows, class_weight, levels = fixed
     work = partial(_sweep_chunks, plan=plan, needs=needs)
     shardings = [jax.typeof(x).sharding for x in (z, *leaves)]
     explicit = [sharding.mesh for sharding in shardings if sharding.mesh._any_axis_explicit]

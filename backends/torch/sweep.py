@@ -228,16 +228,16 @@ def _residuals_(
     count = len(weights)
     above = levels[count] if len(levels) > count else None
     levels = levels[:count]
-    largest = levels.amax(-1)
+    largest, mass = levels.amax(-1), targets.mass
     if targets.dense is None:
-        picked, mass = _picked(levels, targets.labels, label_smoothing) - largest, 1.0
+        picked = _picked(levels, targets.labels, label_smoothing) - largest
     else:
-        mass = targets.mass
         picked = torch.stack([_shares(*level, targets.dense) for level in zip(levels, largest, strict=True)])
     p = torch.softmax(levels, -1, out=levels)  # a row is read for its maximum and sum before any of it is written
     # The largest probability is exp(largest - lse), so that no second pass over the logits is needed for lse; its
     # logarithm comes last, because beside a large logit it would be rounded.
-    losses = (-picked - mass * p.amax(-1).log_()) * rows
+    above_largest = p.amax(-1).log_().neg_()
+    losses = ((above_largest if mass is None else mass * above_largest) - picked) * rows
     if not backward:
         return losses
     if targets.dense is None:

@@ -60,7 +60,8 @@ def cascade_exit(probabilities: Array, policy: CascadePolicy, *, logits: bool = 
         if values is not None:
             for g, level in enumerate(values):
                 check_probabilities(level, checks.dtype_name(probabilities), g)
-    return backend.cascade_exit(probabilities, policy, logits=bool(logits))
+    result: CascadeResult = backend.cascade_exit(probabilities, policy, logits=bool(logits))
+    return result
 
 
 def cascade_predict(z: Array, head: Head, policy: CascadePolicy, *, chunk_rows: int | None = None) -> CascadeResult:
@@ -105,8 +106,9 @@ def cascade_predict(z: Array, head: Head, policy: CascadePolicy, *, chunk_rows: 
     if chunk_rows is not None:
         chunk_rows = checks.check_integer("chunk_rows", chunk_rows, at_least=1)
     shape = checks.check_embedding("z", z, policy.nesting.width)
-    checks.check_head(head, arrays, policy.nesting, shape[-1])
-    return backend.cascade_predict(z, head, policy, chunk_rows=chunk_rows)
+    checks.check_head(head, arrays, policy.nesting, shape)
+    result: CascadeResult = backend.cascade_predict(z, head, policy, chunk_rows=chunk_rows)
+    return result
 
 
 def check_levels(name: str, values: Array, levels: int, *, more: bool = False) -> tuple[int | None, ...]:

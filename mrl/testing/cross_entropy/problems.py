@@ -56,7 +56,7 @@ TRACED_LAYOUTS = (
 """The pool for traced code: every new layout compiles anew, so these few stand for all options together."""
 
 PLAIN_LAYOUTS = tuple(
-    Layout(*(getattr(layout, name) for name in ("nesting", "lead", "width", "classes", "tied", "bias")), frozen=frozen)
+    Layout(layout.nesting, layout.lead, layout.width, layout.classes, layout.tied, layout.bias, frozen=frozen)
     for layout, frozen in zip(TRACED_LAYOUTS[:-1], ((), (1,), (), (0,), (), (0,), (), (), (), ()), strict=True)
 )
 """The pool of what has no options."""
@@ -162,6 +162,7 @@ def problem(
         above = np.zeros_like(above) if rng.random() < 1 / 16 else np.where(above == 0, 0.125, above)
         above = above / 64 if half and large else above
     classes, ignored = layout.classes, np.zeros(layout.lead, bool)
+    labels: Any
     if layout.soft:
         labels = eighths((*layout.lead, classes), max(0.3, 1 - 3 / classes))
     else:

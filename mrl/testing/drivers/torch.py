@@ -61,7 +61,7 @@ class TorchDriver:
         with torch._dynamo.config.patch(cache_size_limit=1024, accumulated_cache_size_limit=4096):
             outputs = function(inputs, constants)
         head, gradients = outputs[0], None
-        if differentiated:
+        if call.upstream is not None:
             if not head.requires_grad:
                 raise AssertionError("expected a loss that carries a gradient, got one that is detached")
             upstream = tensor(call.upstream, head.dtype)
