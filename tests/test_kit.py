@@ -198,3 +198,68 @@ def test_a_proof_that_decides_too_little_fails() -> None:
 def test_hardly_an_answer_of_a_cascade_is_undecided() -> None:
     rows = mrl.testing.check_backend("numpy", ops=list(CASCADES), examples=60)
     assert all(row.undecided <= 0.01 for row in rows) and sum(row.undecided for row in rows) / len(rows) < 0.002
+
+
+LOSS = next(case for case in mrl.testing.CASES if case.name == "nested_cross_entropy")
+
+
+def planted(fault):
+    """The loss with a fault, which is given the layout, the arrays, the labels and the outputs."""
+
+    def function(layout: Layout):
+        run = LOSS.function(layout)
+
+        def wrong(arrays, constants):
+            total, level = run(arrays, constants)
+            return fault(layout, arrays, constants[0], total), level
+
+        return wrong
+
+    return replace(LOSS, function=function, mutants=())
+
+
+def rows_counted_in_bfloat16(layout, arrays, labels, total):
+    rows = int((labels != layout.ignore_index).sum()) if layout.ignore_index is not None else layout.rows
+    counts = layout.reduction == "mean" and not layout.weighted and not layout.soft and rows
+    return (total * (rows / round_to(rows, "bfloat16"))).astype(total.dtype) if counts else total
+
+
+FAULTS = {
+    "rows counted in bfloat16": rows_counted_in_bfloat16,
+    "weight ignored of one level": lambda layout, arrays, labels, total: (
+        total / np.float32(layout.nesting.weights[0]) if len(layout.nesting) == 1 else total
+    ),
+    "twice past 300 rows": lambda layout, arrays, labels, total: 2 * total if layout.rows > 300 else total,
+    "five levels": lambda layout, arrays, labels, total: 2 * total if len(layout.nesting) > 4 else total,
+    "two rows": lambda layout, arrays, labels, total: 2 * total if layout.rows == 2 else total,
+    "as many classes as features": lambda layout, arrays, labels, total: (
+        2 * total if layout.classes == layout.features else total
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_in_a_corner_is_found(name: str) -> None:
+    with pytest.raises(AssertionError, match="times its error bound"):
+        prove(planted(FAULTS[name]), ValueDriver("numpy"), "eager", "float32", examples=200, random_seed=0)
+
+
+def test_labels_compared_in_bfloat16_are_found() -> None:
+    def constants(problem: Problem):
+        labels, *rest = LOSS.constants(problem)
+        return [labels if problem.layout.soft else round_to(labels, "bfloat16").astype(np.int64), *rest]
+
+    case = replace(LOSS, constants=constants, mutants=())
+    with pytest.raises(AssertionError, match="times its error bound"):
+        prove(case, ValueDriver("numpy"), "eager", "float32", examples=200, random_seed=0)
+
+
+def test_a_wrong_gradient_of_a_linear_probe_is_found(backend_torch: None) -> None:
+    """Of the head, only where the embeddings are frozen: the value is right."""
+    from mrl.testing.drivers import TorchDriver
+
+    def fault(layout, arrays, labels, total):
+        return total if arrays[0].requires_grad else 2 * total - total.detach()
+
+    with pytest.raises(AssertionError, match="dhead"):
+        prove(planted(fault), TorchDriver(), "eager", "float32", examples=100, random_seed=0)

@@ -40,21 +40,25 @@ class Draw:
     layouts: st.SearchStrategy[Layout]
     pool: tuple[Layout, ...] = ()
     only_pool: bool = True
+    refined: Callable[[Problem, np.random.Generator], Problem] = lambda problem, rng: problem  # what would trace anew
 
     def problems(self, dtype: str, *, traced: bool, specials: bool) -> st.SearchStrategy[Problem]:
         """Problems of layouts that are drawn, or for traced code of the small ones of the pool."""
         small = [layout for layout in self.pool if layout.rows * layout.classes <= SMALL]
         shapes = st.sampled_from(small) if traced and self.only_pool and small else self.layouts
-        return st.builds(self._made, shapes, st.just(dtype), st.integers(0, 2**32 - 1), st.just(specials))
+
+        def made(layout: Layout, seed: int) -> Problem:
+            rng = np.random.default_rng(seed)
+            problem = self.make(layout, dtype, rng, specials)
+            return problem if traced else self.refined(problem, rng)
+
+        return st.builds(made, shapes, st.integers(0, 2**32 - 1))
 
     def each_pooled(self, dtype: str, *, specials: bool, seed: int | None) -> Iterator[Problem]:
         """One problem of every layout of the pool."""
         rng = np.random.default_rng(seed)
         for layout in self.pool:
             yield self.make(layout, dtype, rng, specials)
-
-    def _made(self, layout: Layout, dtype: str, seed: int, specials: bool) -> Problem:
-        return self.make(layout, dtype, np.random.default_rng(seed), specials)
 
 
 @dataclass(frozen=True)

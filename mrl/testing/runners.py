@@ -150,7 +150,7 @@ def prove(
     if traced:
         examples = max(12, examples // TRACED_SHARE)
     pooled = traced or driver.name == "jax"  # which, eager, compiles its kernels for every new shape too
-    mutants = [mutant for mutant in case.mutants if not (traced and mutant.retraces)]
+    mutants = [mutant for mutant in case.mutants if not ((pooled if case.discrete else traced) and mutant.retraces)]
     mutants = [mutant for mutant in mutants if not (dtype == "float16" and mutant.wide_range)]
     if not driver.gradients:
         mutants = [mutant for mutant in mutants if not mutant.name.startswith(("gradient", "another upstream"))]

@@ -10,7 +10,7 @@ from ..case import Case, Draw, Mutant
 from ..problems import Layout, head_from
 from .bounds import cascade
 from .mutants import GIVEN_EMBEDDINGS, GIVEN_LOGITS, GIVEN_PROBABILITIES
-from .problems import cascade_layouts, cascade_problem, pool
+from .problems import cascade_layouts, cascade_problem, pool, with_near_thresholds
 
 
 def _case(name: str, given: str, mutants: tuple[Mutant, ...]) -> Case:
@@ -31,7 +31,7 @@ def _case(name: str, given: str, mutants: tuple[Mutant, ...]) -> Case:
         function,
         cascade,
         mutants,
-        Draw(cascade_problem, cascade_layouts(given), pool(given)),
+        Draw(cascade_problem, cascade_layouts(given), pool(given), refined=with_near_thresholds),
         head=predicts,
         gradients=False,
         discrete=("labels", "level"),

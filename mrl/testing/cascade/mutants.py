@@ -65,6 +65,17 @@ def _level_off_by_one(result: Result, problem: Problem) -> Result | None:
     return result._replace(outputs=[labels, level + 1, confidence])
 
 
+def _thresholds(change: Callable[[Float], Any]) -> Callable[[Result, Problem], Result | None]:
+    def apply(result: Result, problem: Problem) -> Result | None:
+        policy = problem.layout.policy
+        assert policy is not None
+        thresholds = np.clip(change(np.asarray(policy.thresholds)), 0, 1).astype(float).tolist()
+        changed = CascadePolicy(thresholds, policy.dims, confidence=policy.confidence, temperatures=policy.temperatures)
+        return result._replace(outputs=list(_walk(problem, policy=changed)))
+
+    return apply
+
+
 def _rounded_up(result: Result, problem: Problem) -> Result | None:
     policy = problem.layout.policy
     assert policy is not None
@@ -120,6 +131,8 @@ GIVEN_LOGITS = (
     Mutant("level off by one", result=_level_off_by_one),
     Mutant("temperature ignored", result=_no_temperature),
     Mutant("NaN accepts", result=_nan_accepts),
+    Mutant("thresholds in half precision", result=_thresholds(np.float16), retraces=True),
+    Mutant("thresholds off by 1e-3", result=_thresholds(lambda thresholds: thresholds + 1e-3), retraces=True),
 )
 
 GIVEN_PROBABILITIES = (

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from ... import spec
 from ...cascade.policy import CONFIDENCES, CascadePolicy
 from ...heads import TiedHead
 from ...nesting import Nesting
 from ..problems import Float, Layout, Problem, head_from, leaf_shapes, round_to
+from .bounds import cascade_values, confidence_bound
 
 SIXTEENTHS = tuple(n / 16 for n in (6, 8, 10, 12, 0, 16))
 """Few, so that confidences of so many rows meet them."""
@@ -122,3 +124,26 @@ def cascade_problem(shape: Layout, dtype: str, rng: np.random.Generator, special
     else:
         head = TiedHead(np.zeros((0, 0)))
     return Problem(shape, dtype, z, head, np.zeros(shape.lead, np.int64), np.zeros(()))
+
+
+def with_near_thresholds(problem: Problem, rng: np.random.Generator) -> Problem:
+    """In some problems each threshold lies just outside the bound of some row's confidence: near and decided."""
+    policy = problem.layout.policy
+    assert policy is not None
+    values, e_values = cascade_values(problem)
+    often = 0.25 if problem.layout.given == "probabilities" else 0.5  # of those, equality is the rarer thing to draw
+    if rng.random() > often or not values[0].size:
+        return problem
+    thresholds = []
+    for g, threshold in enumerate(policy.thresholds[: len(policy) - 1]):
+        with np.errstate(all="ignore"):
+            found = spec.confidence(
+                values[g], policy.confidence, policy.temperatures[g], logits=problem.layout.given != "probabilities"
+            )
+            bound = confidence_bound(problem, g, values[g], e_values[g], found)
+        row = rng.integers(found.size)
+        one, e = found.reshape(-1)[row], np.broadcast_to(bound, found.shape).reshape(-1)[row]
+        near = one + rng.choice((-1, 1)) * max(4 * e, 2.0**-20)
+        thresholds.append(float(near) if 0 < near < 1 else threshold)  # NaN is not
+    near_policy = CascadePolicy(thresholds, policy.dims, confidence=policy.confidence, temperatures=policy.temperatures)
+    return problem.with_layout(policy=near_policy)

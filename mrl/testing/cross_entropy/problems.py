@@ -22,8 +22,8 @@ FACTORS = (1.0, 1.0, 2.0**-33, 2.0**-38, 2.0**-41, 2.0**-46, np.inf)
 """Embeddings that are normalised are scaled by these: rows on both sides of the smallest norm, 1e-12. Infinity stands
 for the largest power of two that leaves them finite in float32: squares overflow, and reciprocals are subnormal."""
 
-LARGE_ROWS, LARGE_CLASSES = 320, 310
-"""More than 256, past which bfloat16 counts in twos."""
+LARGE_ROWS, LARGE_CLASSES = 321, 310
+"""More than 256, past which bfloat16 counts in twos, and odd."""
 
 TRACED_LAYOUTS = (
     Layout(Nesting((4,), (0.5,)), (2,)),
