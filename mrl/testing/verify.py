@@ -50,7 +50,8 @@ def verify(
         raise ValueError(f"--dtype: expected one that {' or '.join(plan)} has, got {dtypes}; choose another")
     for name, chosen in plan.items():
         print(f"\n{name}" + (f" on {device}" if device else ""))
-        print(f"{'operation':36}{'dtype':10}{'mode':9}{'examples':>9}{'worst error / bound':>21}  mutants killed")
+        seen = f"{'examples':>9}{'layouts':>8}{'gradients':>10}"
+        print(f"{'operation':36}{'dtype':10}{'mode':9}{seen}{'worst error / bound':>21}  mutants killed")
         for op, dtype, mode in driver_rows(name, chosen):
             try:
                 (row,) = check_backend(
@@ -68,8 +69,9 @@ def verify(
                 print(f"{op:36}{dtype:10}{mode:9}FAILED\n{type(error).__name__}: {error}")
                 continue
             killed = f"{len(row.killed)} of {len(row.killed) + len(row.survived)}"
+            seen = f"{row.examples:9}{row.layouts:8}{row.nonzero if row.gradients else '-':>10}"
             print(
-                f"{op:36}{dtype:10}{mode:9}{row.examples:9}{row.worst:13.3f} {row.worst_output:>7}  {killed}",
+                f"{op:36}{dtype:10}{mode:9}{seen}{row.worst:13.3f} {row.worst_output:>7}  {killed}",
                 flush=True,
             )
     print("\nNot proved." if failed else "\nProved: every error is within its bound, and every mutant was found out.")
