@@ -16,10 +16,11 @@ from mrl.testing.drivers import driver_of
 from mrl.testing.problems import Layout
 from mrl.testing.runners import prove
 
-MANY_LEVELS = mrl.Nesting((2, 4, 8, 16, 32, 64, 128, 256), (1.0, 0.5, 2.0, 1.0, 0.25, 1.0, 3.7, 0.0))
+MANY_LEVELS = mrl.Nesting((2, 4, 8, 16, 32, 64, 128, 256), (1.0, 0.5, 2.0, 1.0, 0.25, 1.0, 3.7, 0.5))
 LAYOUTS = (
-    Layout(MANY_LEVELS, (5,), 258, 4, ignore_index=0),
-    Layout(MANY_LEVELS, (3,), 256, 3, bias=False, chunk_rows=2, label_smoothing=0.1),
+    Layout(MANY_LEVELS, (5,), 258, 4, ignore_index=0, weighted=("sample_weight", "level_weights")),
+    Layout(MANY_LEVELS, (3,), 256, 3, bias=False, chunk_rows=2, label_smoothing=0.1, weighted=("class_weight",)),
+    Layout(MANY_LEVELS, (4,), 256, 4, chunk_rows=3, soft=True, weighted=("class_weight", "level_weights")),
     Layout(MANY_LEVELS, (4,), 256, 5, chunk_rows=1, reduction="none", ignore_index=1),
     Layout(MANY_LEVELS, (4,), 256, 5, tied=False, chunk_rows=3, reduction="sum"),
 )
