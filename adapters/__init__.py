@@ -1,1 +1,1 @@
-"""Where adapters to other libraries will live, one module each; there are none yet."""
+"""mrl as the libraries around it have it, one module an ecosystem: they name, store and hand over."""
