@@ -14,6 +14,8 @@ import mrl
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FRAMEWORKS = ("torch", "jax", "tensorflow")
+ADAPTERS = {"torch": "torch"}
+"""Those that import a framework."""
 
 
 def needed(text: str) -> set[str]:
@@ -30,9 +32,15 @@ def pages() -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 
 
-def modules() -> list[str]:
-    names = [info.name for info in pkgutil.walk_packages(mrl.__path__, "mrl.", onerror=lambda name: None)]
-    return ["mrl", *(name for name in names if not name.startswith("mrl.backends.") and ".train_" not in name)]
+def modules(frameworks: set[str]) -> list[str]:
+    names = {info.name for info in pkgutil.walk_packages(mrl.__path__, "mrl.", onerror=lambda name: None)}
+    # An editable install has them elsewhere.
+    names |= {
+        info.name for info in pkgutil.iter_modules(importlib.import_module("mrl.adapters").__path__, "mrl.adapters.")
+    }
+    left_out = {f"mrl.adapters.{name}" for name, framework in ADAPTERS.items() if framework not in frameworks}
+    names = {name for name in names - left_out if not name.startswith("mrl.backends.") and ".train_" not in name}
+    return ["mrl", *sorted(names)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -41,6 +49,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if name in metafunc.fixturenames:
             usable = {key: text for key, text in examples.items() if needed(text) <= chosen}
             metafunc.parametrize(name, usable.values(), ids=usable.keys())
+    if "module" in metafunc.fixturenames:
+        metafunc.parametrize("module", modules(chosen))
 
 
 def test_the_readme_has_an_example_for_every_framework() -> None:
@@ -59,10 +69,9 @@ def test_docs(page: str) -> None:
     assert runner.summarize(verbose=False).failed == 0
 
 
-@pytest.mark.parametrize("name", modules())
-def test_docstrings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_docstrings(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = doctest.testmod(importlib.import_module(name))
+    result = doctest.testmod(importlib.import_module(module))
     assert result.failed == 0
 
 

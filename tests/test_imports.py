@@ -121,6 +121,21 @@ def test_a_backend_knows_one_framework_and_mrl(name: str) -> None:
         assert not foreign, (path, foreign)
 
 
+ADAPTERS = {"torch": {"torch"}, "sklearn": {"sklearn", "scipy"}, "gradients": {"torch", "jax", "tensorflow"}}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_knows_its_ecosystem_and_mrl(name: str) -> None:
+    foreign = imported(ROOT / "adapters" / f"{name}.py") - set(sys.stdlib_module_names) - {"mrl", "numpy"}
+    assert foreign == ADAPTERS[name]
+
+
+def test_a_classifier_of_scikit_learn_needs_no_framework() -> None:
+    look = LOOK.replace(repr(HEAVY), repr(HEAVY[:5]))
+    done = run("from mrl.adapters.sklearn import MatryoshkaClassifier as M; M().fit([[1], [2]], [0, 1])" + look)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_core_imports_no_framework_but_through_dispatch() -> None:
     for path in modules("mrl"):
         if path.relative_to(ROOT / "mrl").parts[0] not in ("testing", "demo"):
