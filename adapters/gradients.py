@@ -17,7 +17,7 @@ Float = NDArray[np.float64]
 
 
 def _numpy(
-    X: Float, head: Head, labels: NDArray[Any], nesting: Nesting, options: Mapping[str, Float]
+    X: Float, head: Head, labels: NDArray[Any], nesting: Nesting, options: Mapping[str, Any]
 ) -> tuple[float, Sequence[Any]]:
     loss = spec.nested_cross_entropy(X, head, labels, nesting, **options).total
     _, gradients = spec.nested_cross_entropy_vjp(X, head, labels, nesting, 1.0, **options)
@@ -25,7 +25,7 @@ def _numpy(
 
 
 def _torch(
-    X: Float, head: Head, labels: NDArray[Any], nesting: Nesting, options: Mapping[str, Float]
+    X: Float, head: Head, labels: NDArray[Any], nesting: Nesting, options: Mapping[str, Any]
 ) -> tuple[float, Sequence[Any]]:
     import torch
 
@@ -36,7 +36,7 @@ def _torch(
 
 
 def _jax(
-    X: Float, head: Head, labels: NDArray[Any], nesting: Nesting, options: Mapping[str, Float]
+    X: Float, head: Head, labels: NDArray[Any], nesting: Nesting, options: Mapping[str, Any]
 ) -> tuple[float, Sequence[Any]]:
     import jax
 
@@ -48,7 +48,7 @@ def _jax(
 
 
 def _tensorflow(
-    X: Float, head: Head, labels: NDArray[Any], nesting: Nesting, options: Mapping[str, Float]
+    X: Float, head: Head, labels: NDArray[Any], nesting: Nesting, options: Mapping[str, Any]
 ) -> tuple[float, Sequence[Any]]:
     import tensorflow as tf
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, OneToOneFeatureMixin, TransformerMixin
@@ -113,7 +113,7 @@ class MatryoshkaClassifier(ClassifierMixin, BaseEstimator):
         self.validation_fraction = validation_fraction
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> MatryoshkaClassifier:
+    def fit(self, X: Any, y: Any, sample_weight: Any | None = None) -> MatryoshkaClassifier:
         """Fit the head to ``(N, D)`` embeddings and ``(N,)`` labels; with a cascade, on a part of them."""
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
@@ -137,23 +137,24 @@ class MatryoshkaClassifier(ClassifierMixin, BaseEstimator):
                 seen, test_size=self.validation_fraction, random_state=self.random_state, stratify=labels
             )
         self.head_, self.n_iter_ = self._fitted(X[seen], labels[seen], sample_weight[seen], class_weight)
-        self.policy_, self.expected_dim_ = None, float(self.nesting_.width)
-        if held_out is not None:
+        self.policy_: mrl.CascadePolicy | None = None
+        self.expected_dim_: Any = float(self.nesting_.width)
+        if self.cascade is not None:
             options = CASCADES[self.cascade] if self.cascade_options is None else self.cascade_options
             self.policy_ = mrl.fit_cascade(
                 self._logits(X[held_out]), labels[held_out], self.nesting_, method=self.cascade, logits=True, **options
             )
-            self.expected_dim_ = dict(self.policy_.fitted)["expected_dim"]
+            (self.expected_dim_,) = (value for name, value in self.policy_.fitted if name == "expected_dim")
         return self
 
-    def predict(self, X: ArrayLike, *, dim: int | None = None) -> NDArray[Any]:
+    def predict(self, X: Any, *, dim: int | None = None) -> NDArray[Any]:
         """The label of each row: of the cascade, if one was fitted, else of the largest granularity; or of ``dim``."""
         X = self._checked(X)
         if dim is None and self.policy_ is not None:
             return self.classes_[mrl.cascade_predict(X, self.head_, self.policy_).labels]
         return self.classes_[self._logits(X)[self._level(dim)].argmax(-1)]
 
-    def predict_proba(self, X: ArrayLike, *, dim: int | None = None) -> Float:
+    def predict_proba(self, X: Any, *, dim: int | None = None) -> Float:
         """``(N, C)`` probabilities, of the granularity that :meth:`predict` answers at."""
         logits = self._logits(self._checked(X))
         if dim is not None or self.policy_ is None:
@@ -175,7 +176,7 @@ class MatryoshkaClassifier(ClassifierMixin, BaseEstimator):
             if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not value > 0:
                 raise ValueError(f"{name}: expected a positive number, got {value!r}; write a float")
 
-    def _checked(self, X: ArrayLike) -> Float:
+    def _checked(self, X: Any) -> Float:
         check_is_fitted(self)
         checked: Float = validate_data(self, X, dtype=np.float64, reset=False)
         return checked[:, : self.nesting_.width]
@@ -252,7 +253,7 @@ class PrefixTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.dim = dim
         self.normalize = normalize
 
-    def fit(self, X: ArrayLike, y: Any = None) -> PrefixTransformer:
+    def fit(self, X: Any, y: Any = None) -> PrefixTransformer:
         """Look at the number of features; there is nothing else to learn."""
         X = validate_data(self, X, dtype=(np.float64, np.float32))
         checks.check_flag("normalize", self.normalize)
@@ -260,13 +261,13 @@ class PrefixTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             raise ValueError(f"dim: expected at most n_features = {X.shape[1]}, got {self.dim}; choose less")
         return self
 
-    def transform(self, X: ArrayLike) -> NDArray[Any]:
+    def transform(self, X: Any) -> NDArray[Any]:
         """``(N, D)`` embeddings to ``(N, dim)``; float32 and float64 are kept."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
         return mrl.truncate(X, self.n_features_in_ if self.dim is None else self.dim, normalize=self.normalize)
 
-    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[Any]:
+    def get_feature_names_out(self, input_features: Any | None = None) -> NDArray[Any]:
         """The names of the features that are kept."""
         return super().get_feature_names_out(input_features)[: self.dim]
 

@@ -100,10 +100,10 @@ class MatryoshkaHead(nn.Module):
         checks.check_nesting(nesting)
         arrays = checks.head_arrays(head, nesting)
         tied = isinstance(head, TiedHead)
-        columns = nesting.width
-        if tied:
-            columns = checks.check_embedding("head.weight", head.weight, nesting.width)[-1]
-        classes = checks.check_head(head, arrays, nesting, columns)
+        embedding: tuple[int | None, ...] = (nesting.width,)
+        if isinstance(head, TiedHead):  # which may be wider
+            embedding = checks.check_embedding("head.weight", head.weight, nesting.width)
+        classes = checks.check_head(head, arrays, nesting, embedding)
         given = mrl.convert(head, "torch")
         bias = (given.bias if tied else given.biases) is not None
         made = cls(nesting, classes, tied=tied, bias=bias, device="meta")
@@ -225,9 +225,9 @@ class MatryoshkaHead(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the parameters anew, each matrix and bias as ``torch.nn.Linear`` does."""
-        head = self.head
-        weights, biases = ((x,) if self.tied else x for x in head)
-        for weight, bias in zip(weights, biases or (None,) * len(self.nesting), strict=True):
+        weights, biases = self.head
+        levels: Any = [(weights, biases)] if self.tied else zip(weights, biases or (None,) * len(weights), strict=True)
+        for weight, bias in levels:
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
             if bias is not None:
                 bound = 1 / math.sqrt(weight.shape[1])
