@@ -120,7 +120,8 @@ class MatryoshkaHead(nn.Module):
         """The parameters as a head, for the functions of :mod:`mrl`; what is done to one is done to the other."""
         if self.tied:
             return TiedHead(self.weight, self.bias)
-        return NestedHead(_entries(self.weights), None if self.biases is None else _entries(self.biases))
+        biases = self.biases
+        return NestedHead(_entries(self.weights), None if biases is None else _entries(biases))
 
     def forward(
         self, z: Tensor, labels: Tensor | None = None, *, num_items: int | Tensor | None = None, **options: Any

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 import cascades
+import modules
 from cases import BASE, GROWTH, MODES, ON_A_DEVICE, QUICK, QUICK_GROWTH, SIZES, Size
 from timing import alternate, summary
 
@@ -32,6 +33,8 @@ def measure(backend: str, *, quick: bool, repeats: int, made: dict[str, str]) ->
                 found["growth"].append({"axis": axis, "value": value, "mode": mode, "steps": steps})
     if not made:
         case = cascades.QUICK_CASCADE if quick else cascades.CASCADE
+        if backend == "torch":
+            found["module_microseconds"] = modules.overheads(repeats)
         found["cascade"] = [cascade(backend, mode, case, repeats) for mode in cascades.MODES[backend]]
     return found
 
