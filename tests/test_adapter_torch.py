@@ -6,42 +6,15 @@ import pickle
 
 import numpy as np
 import pytest
+from adapter_torch_cases import CLASSES, CLOSE, KINDS, LABELS, NESTING, TIED, embeddings, gradients, made
 
 import mrl
 from mrl import spec
-
-NESTING = mrl.Nesting((2, 3, 5), weights=(1.0, 0.5, 2.0))
-CLASSES = 4
-LABELS = np.array([0, 3, 1, 1, 2, 0])
-CLOSE = {"rtol": 1e-5, "atol": 1e-6}
-KINDS = pytest.mark.parametrize(
-    ("tied", "bias"), [(False, True), (True, True), (False, False), (True, False)], ids=["mrl", "mrl-e", "mrl-", "e-"]
-)
-TIED = pytest.mark.parametrize("tied", [False, True])
 
 
 @pytest.fixture(autouse=True)
 def _torch(backend_torch):
     """All of this needs PyTorch."""
-
-
-def embeddings():
-    import torch
-
-    torch.manual_seed(0)
-    return torch.randn(len(LABELS), NESTING.width), torch.from_numpy(LABELS)
-
-
-def made(tied=False, bias=True, **kw):
-    import torch
-    from mrl.adapters.torch import MatryoshkaHead
-
-    torch.manual_seed(1)
-    return MatryoshkaHead(NESTING, CLASSES, tied=tied, bias=bias, **kw)
-
-
-def gradients(head):
-    return {name: parameter.grad for name, parameter in head.named_parameters()}
 
 
 @KINDS
@@ -75,6 +48,34 @@ def test_loss_is_the_call_by_name_so_that_hooks_run():
     head.register_forward_hook(lambda module, inputs, output: seen.append(output))
     loss = head.loss(z, y, reduction="none")
     assert loss is seen[0] and loss.total.shape == y.shape
+
+
+@TIED
+def test_every_option_of_the_loss_goes_through(tied):
+    import inspect
+
+    import torch
+
+    head, (z, y) = made(tied), embeddings()
+    options = {
+        "label_smoothing": 0.1,
+        "ignore_index": 1,
+        "sample_weight": torch.linspace(0.5, 2.0, len(y)),
+        "class_weight": torch.tensor([1.0, 2.0, 0.5, 3.0]),
+        "level_weights": torch.tensor([1.0, 0.0, 2.0]),
+        "reduction": "none",
+        "fused": False,
+        "chunk_rows": 2,
+    }
+    assert list(inspect.signature(mrl.nested_cross_entropy).parameters)[4:] == list(options)
+    for name, value in options.items():
+        found, expected = (
+            call(*arguments, **{name: value})
+            for call, arguments in ((head, (z, y)), (mrl.nested_cross_entropy, (z, head.head, y, NESTING)))
+        )
+        assert found.total.equal(expected.total) and found.per_level.equal(expected.per_level), name
+    shares = torch.nn.functional.one_hot(y, CLASSES).float()
+    torch.testing.assert_close(head(z, shares).total, head(z, y).total)
 
 
 def test_num_items_divides_the_sum():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_adapter_torch import CLASSES, CLOSE, LABELS, NESTING, TIED, embeddings, gradients, made
+from adapter_torch_cases import CLASSES, CLOSE, LABELS, NESTING, TIED, embeddings, gradients, made
 
 import mrl
 
