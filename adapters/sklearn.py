@@ -152,13 +152,14 @@ class MatryoshkaClassifier(ClassifierMixin, BaseEstimator):
         X = self._checked(X)
         if dim is None and self.policy_ is not None:
             return self.classes_[mrl.cascade_predict(X, self.head_, self.policy_).labels]
-        return self.classes_[self._logits(X)[self._level(dim)].argmax(-1)]
+        return self.classes_[self._level(X, dim).argmax(-1)]
 
     def predict_proba(self, X: Any, *, dim: int | None = None) -> Float:
         """``(N, C)`` probabilities, of the granularity that :meth:`predict` answers at."""
-        logits = self._logits(self._checked(X))
+        X = self._checked(X)
         if dim is not None or self.policy_ is None:
-            return softmax(logits[self._level(dim)], axis=-1)
+            return softmax(self._level(X, dim), axis=-1)
+        logits = self._logits(X)
         level = mrl.cascade_exit(logits, self.policy_, logits=True).level
         temperatures = np.asarray(self.policy_.temperatures)[level, None]
         return softmax(logits[level, np.arange(len(level))] / temperatures, axis=-1)
@@ -184,12 +185,18 @@ class MatryoshkaClassifier(ClassifierMixin, BaseEstimator):
     def _logits(self, X: Float) -> Float:
         return mrl.nested_logits(X[:, : self.nesting_.width], self.head_, self.nesting_)
 
-    def _level(self, dim: int | None) -> int:
-        dims = self.nesting_.dims
+    def _level(self, X: Float, dim: int | None) -> Float:
+        """The logits of one granularity, ``None`` for the largest."""
+        dims, head = self.nesting_.dims, self.head_
         dim = dims[-1] if dim is None else checks.check_integer("dim", dim)
         if dim not in dims:
             raise ValueError(f"dim: expected one of {dims}, got {dim}; choose a granularity that was fitted")
-        return dims.index(dim)
+        g = dims.index(dim)
+        if isinstance(head, TiedHead):
+            alone = TiedHead(head.weight[:, :dim], head.bias)
+        else:
+            alone = TiedHead(head.weights[g], None if head.biases is None else head.biases[g])
+        return mrl.nested_logits(X[:, :dim], alone, Nesting((dim,)))[0]
 
     def _fitted(self, X: Float, labels: NDArray[Any], sample_weight: Float, class_weight: Float) -> tuple[Head, int]:
         nesting, classes = self.nesting_, len(self.classes_)
