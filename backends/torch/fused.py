@@ -135,7 +135,8 @@ class _FusedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        plan, data, arrays = ctx.plan, ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+        saved = ctx.saved_tensors  # once: what recomputes them for activation checkpointing gives them once
+        plan, data, arrays = ctx.plan, saved[:4], saved[4:]
         if upstream is None:
             return (None,) * (6 + len(arrays) - 1)
         if is_batched(upstream):
@@ -270,8 +271,9 @@ def _operator_backward(ctx: Any, upstream: list[Tensor | None]) -> tuple[Any, ..
 
     if any(x is not None for x in upstream[2:]):  # of the gradients, which are outputs too
         raise _too_much("a second derivative")
-    plan, data, saved = ctx.plan, ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-    arrays, gradients = saved[: len(plan.needs)], saved[len(plan.needs) :]
+    plan, saved = ctx.plan, ctx.saved_tensors
+    stop = 4 + len(plan.needs)
+    data, arrays, gradients = saved[:4], saved[4:stop], saved[stop:]
     asked = (ctx.needs_input_grad[0], *ctx.needs_input_grad[5])
     if any(now and not then for now, then in zip(asked, plan.needs, strict=True)):
         # Frozen when the graph was exported, and not any more: all is computed now.
