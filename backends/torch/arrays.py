@@ -19,12 +19,12 @@ HALF_DEVICES = ("cuda",) if torch.version.hip is None and hasattr(torch.ops.aten
 def from_numpy(array: Any, *, dtype: str | None, device: Any) -> Tensor:
     target = None if dtype is None else getattr(torch, dtype)
     if isinstance(array, np.ndarray):
-        if array.dtype.name == "bfloat16":
-            tensor = torch.from_numpy(array.view(np.uint16).copy()).view(torch.bfloat16)
-        else:
-            # torch cannot share memory that it must not write to, or whose strides run backwards or between elements.
-            steps = [stride >= 0 and stride % array.itemsize == 0 for stride in array.strides]
-            tensor = torch.from_numpy(array if array.flags.writeable and all(steps) else array.copy())
+        half = array.dtype.name == "bfloat16"
+        array = array.view(np.uint16) if half else array
+        # torch cannot share memory that it must not write to, or whose strides run backwards or between elements.
+        steps = [stride >= 0 and stride % array.itemsize == 0 for stride in array.strides]
+        tensor = torch.from_numpy(array if array.flags.writeable and all(steps) else array.copy())
+        tensor = tensor.view(torch.bfloat16) if half else tensor
         device = device or torch.get_default_device()
     else:
         tensor = array.detach() if isinstance(array, Tensor) else torch.from_dlpack(array)
