@@ -19,7 +19,7 @@ nox.options.sessions = ["lint", "types", "build", "tests"]
 ROOT = Path(__file__).parent
 FRAMEWORKS = ("torch", "jax", "tensorflow")
 BACKENDS = ("numpy", *FRAMEWORKS)
-TEST_TOOLS = ("pytest>=8", "pytest-xdist>=3.6")
+TEST_TOOLS = ("pytest>=8", "pytest-xdist>=3.6", "h5py>=3.10", "safetensors>=0.5")
 EXPORT_TOOLS = ("onnxscript>=0.4", "onnxruntime>=1.20")  # PyTorch's exporter, and who runs what it writes
 CHECK_TOOLS = ("pandas>=2", "array-api-strict>=2")  # without which scikit-learn leaves checks out
 TRITON = "triton>=3.2"  # comes with PyTorch for CUDA, not with PyTorch for the CPU

@@ -26,7 +26,19 @@ from .dispatch import register
 from .heads import NestedHead, NestedLoss, TiedHead
 from .losses import nested, nested_cross_entropy, nested_logits, truncate
 from .nesting import Nesting
-from .porting import BackendInfo, available_backends, convert, init_head
+from .porting import (
+    BackendInfo,
+    SavedHead,
+    available_backends,
+    convert,
+    init_head,
+    load_head,
+    read_head,
+    read_matryoshka_card,
+    save_head,
+    write_head,
+    write_matryoshka_card,
+)
 
 __version__ = "0.1.0"
 
@@ -40,6 +52,7 @@ __all__ = [
     "NestedHead",
     "NestedLoss",
     "Nesting",
+    "SavedHead",
     "TiedHead",
     "available_backends",
     "cascade_curve",
@@ -50,13 +63,19 @@ __all__ = [
     "fit_cascade",
     "fit_temperatures",
     "init_head",
+    "load_head",
     "nested",
     "nested_accuracy",
     "nested_cross_entropy",
     "nested_logits",
     "plot_cascade",
+    "read_head",
+    "read_matryoshka_card",
     "register",
+    "save_head",
     "truncate",
+    "write_head",
+    "write_matryoshka_card",
 ]
 
 

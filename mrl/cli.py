@@ -1,4 +1,4 @@
-"""The command line: ``mrl demo`` and ``mrl verify``."""
+"""The command line: ``mrl convert``, ``mrl demo`` and ``mrl verify``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mrl {metadata.version('mrl')}")
     commands = parser.add_subparsers(dest="command", required=True)
 
+    convert = commands.add_parser("convert", help="carry a head from one file, and one layout, to another")
+    convert.add_argument("source", metavar="IN", help=".safetensors, .npz, .pt, .keras or .weights.h5")
+    convert.add_argument("target", metavar="OUT", help="of one of these kinds")
+    convert.add_argument("--from-layout", metavar="L", help="raivnlab, linear, dense, flax or mrl (default: found)")
+    convert.add_argument("--to-layout", metavar="L", help="one of these (default: dense for Keras' files, else mrl)")
+    convert.add_argument("--dims", metavar="8,16,...", help="the granularities, where the file does not tell them")
+    convert.set_defaults(run=_convert)
+
     demo = commands.add_parser("demo", help="train MRL, MRL-E and fixed-size heads on real images and compare them")
     demo.add_argument("--backend", default="torch", help="the framework to train in (default: torch)")
     demo.add_argument("--data", choices=("digits", "fashion-mnist"), default="digits", help="the images")
@@ -44,6 +52,20 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--head", choices=("tied", "nested"), help="the kind of head that --loss takes (default: both)")
     verify.set_defaults(run=_verify)
     return parser
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from .porting.command import convert_file
+
+    lines = convert_file(
+        arguments.source,
+        arguments.target,
+        from_layout=arguments.from_layout,
+        to_layout=arguments.to_layout,
+        dims=arguments.dims,
+    )
+    print(*lines, sep="\n")
+    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:
