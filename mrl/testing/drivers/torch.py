@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -58,15 +59,29 @@ class TorchDriver:
                 self._compiled[call.key, call.dtype] = compiled
             function = self._compiled[call.key, call.dtype]
         # Layouts and dtypes share one code object, for which torch.compile keeps few graphs unless told otherwise.
-        with torch._dynamo.config.patch(cache_size_limit=1024, accumulated_cache_size_limit=4096):
+        limits = torch._dynamo.config.patch(cache_size_limit=1024, accumulated_cache_size_limit=4096)
+        with _full_products(), limits:
             outputs = function(inputs, constants)
-        head, gradients = outputs[0], None
-        if call.upstream is not None:
-            if not head.requires_grad:
-                raise AssertionError("expected a loss that carries a gradient, got one that is detached")
-            upstream = tensor(call.upstream, head.dtype)
-            again, options = call.twice and mode == "eager", {"allow_unused": True, "materialize_grads": True}
-            if again:
-                torch.autograd.grad(head, wanted, upstream, retain_graph=True, **options)
-            gradients = call.placed(torch.autograd.grad(head, wanted, upstream, **options))
+            head, gradients = outputs[0], None
+            if call.upstream is not None:
+                if not head.requires_grad:
+                    raise AssertionError("expected a loss that carries a gradient, got one that is detached")
+                upstream = tensor(call.upstream, head.dtype)
+                again, options = call.twice and mode == "eager", {"allow_unused": True, "materialize_grads": True}
+                if again:
+                    torch.autograd.grad(head, wanted, upstream, retain_graph=True, **options)
+                gradients = call.placed(torch.autograd.grad(head, wanted, upstream, **options))
         return result_of(outputs, gradients, lambda x: x.detach().double().cpu().numpy())
+
+
+@contextmanager
+def _full_products() -> Iterator[None]:
+    """No TF32, whatever the caller has set for float32 on a GPU."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
