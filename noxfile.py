@@ -137,6 +137,13 @@ def verify(session: nox.Session) -> None:
 
 
 @nox.session
+def quick(session: nox.Session) -> None:
+    """The proof of every backend with few examples, eagerly and in float32: before and after a change."""
+    install(session, "all")
+    session.run("mrl", "verify", "--mode=eager", "--dtype=float32", "--examples=5", *session.posargs, env=QUIET)
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Train on real images and compare; ``-- --backend jax`` or ``tensorflow`` for another framework."""
     install(session, "all")

@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--backend", action="append", help="one backend; repeat for more (default: all installed)")
     verify.add_argument("--device", help="the device to prove on (default: each backend's own)")
     verify.add_argument("--dtype", action="append", help="one dtype; repeat for more (default: all)")
+    verify.add_argument("--mode", action="append", help="one mode, such as eager; repeat for more (default: all)")
     verify.add_argument("--examples", type=int, default=100, help="examples per row of the table (default: 100)")
     verify.add_argument("--seed", type=int, help="draw the examples from this seed")
     verify.add_argument("--loss", metavar="MODULE:FUNCTION", help="prove a loss of yours instead, from this folder")
@@ -105,6 +106,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         backends=arguments.backend,
         device=arguments.device,
         dtypes=arguments.dtype,
+        modes=arguments.mode,
         examples=arguments.examples,
         seed=arguments.seed,
     )

@@ -162,3 +162,12 @@ def test_masked_arrays_are_refused_beside_others(backend_name):
     z, head = mrl.convert(Z, backend_name), mrl.convert(HEAD, backend_name)
     with pytest.raises(TypeError, match="labels: expected an array without a mask"):
         mrl.nested_cross_entropy(z, head, np.ma.masked_array(LABELS), NESTING)
+
+
+@pytest.mark.parametrize("label", [2**32, 2**32 + 1, -(2**32)])
+def test_numpy_labels_past_32_bits_do_not_wrap_around(backend_jax: None, label: int) -> None:
+    import jax.numpy as jnp
+
+    head, labels = mrl.TiedHead(jnp.ones((3, 2))), np.array([0, label])
+    with pytest.raises(ValueError, match=r"labels: expected values in \[0, 3\), got -?\d+ at position 1"):
+        mrl.nested_cross_entropy(jnp.ones((2, 2)), head, labels, mrl.Nesting((1, 2)))

@@ -29,6 +29,10 @@ def from_numpy(array: Any, *, dtype: str | None, device: Any) -> Array:
 
 
 def take_numpy(array: np.ndarray) -> Array:
+    kept = jax.dtypes.canonicalize_dtype(array.dtype)
+    if array.dtype.kind in "iu" and kept != array.dtype:
+        # Without 64-bit numbers a label past them would wrap around into the classes: at the end it is out of range.
+        array = np.clip(array, np.iinfo(kept).min, np.iinfo(kept).max)
     return jnp.asarray(array)
 
 

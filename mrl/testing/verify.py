@@ -22,6 +22,7 @@ def verify(
     backends: Sequence[str] | None,
     device: str | None,
     dtypes: Sequence[str] | None,
+    modes: Sequence[str] | None,
     examples: int,
     seed: int | None,
 ) -> int:
@@ -31,7 +32,7 @@ def verify(
         0 where everything holds, 1 where a bound is broken or a mutant survives.
 
     Raises:
-        ValueError: an unknown backend, dtype or device, or nothing to prove.
+        ValueError: an unknown backend, dtype, mode or device, or nothing to prove.
         ImportError: a backend that was asked for is not installed.
     """
     for name in backends or ():
@@ -46,13 +47,18 @@ def verify(
         if len(plan[name]) < len(dtypes or known) and (backends or not set(dtypes or ()) <= set(FLOATING)):
             raise ValueError(f"--dtype: expected dtypes of {name}, {known}, got {dtypes}; leave out the others")
         check_device("--device", backend_named(name), device)
+    for name in plan:
+        if modes and not set(modes) & set(driver_of(name).modes):
+            raise ValueError(
+                f"--mode: expected one of {driver_of(name).modes}, those of {name}, got {modes}; choose one"
+            )
     if not any(plan.values()):
         raise ValueError(f"--dtype: expected one that {' or '.join(plan)} has, got {dtypes}; choose another")
     for name, chosen in plan.items():
         print(f"\n{name}" + (f" on {device}" if device else ""))
         seen = f"{'examples':>9}{'layouts':>8}{'gradients':>10}"
         print(f"{'operation':36}{'dtype':10}{'mode':9}{seen}{'worst error / bound':>21}  mutants killed")
-        for op, dtype, mode in driver_rows(name, chosen):
+        for op, dtype, mode in driver_rows(name, chosen, modes):
             try:
                 (row,) = check_backend(
                     name,
@@ -142,10 +148,10 @@ def _loss_at(place: str) -> Any:
     return loss
 
 
-def driver_rows(name: str, dtypes: Sequence[str]) -> list[tuple[str, str, str]]:
-    """The rows of one backend's table: ``(operation, dtype, mode)``."""
-    driver = driver_of(name)
-    return [(case.name, dtype, mode) for case in cases_of(name) for dtype in dtypes for mode in driver.modes]
+def driver_rows(name: str, dtypes: Sequence[str], modes: Sequence[str] | None = None) -> list[tuple[str, str, str]]:
+    """The rows of one backend's table: ``(operation, dtype, mode)``; of all modes, or of those named."""
+    chosen = [mode for mode in driver_of(name).modes if not modes or mode in modes]
+    return [(case.name, dtype, mode) for case in cases_of(name) for dtype in dtypes for mode in chosen]
 
 
 def _prepare() -> None:
