@@ -65,7 +65,7 @@ class TestTorch:
     @pytest.mark.parametrize("compiled", [False, True])
     def test_what_learns_is_answered_for_too(self, compiled):
         """An ``nn.Linear`` as it is, outside of ``no_grad``, behind an encoder that learns."""
-        layer, encoder = self.torch.nn.Linear(6, 5), self.torch.nn.Linear(7, 7)
+        layer, encoder = self.torch.nn.Linear(7, 5), self.torch.nn.Linear(7, 7)
 
         def predict(x):
             return mrl.cascade_predict(encoder(x), mrl.TiedHead(layer.weight, layer.bias), POLICY)

@@ -46,7 +46,7 @@ def fused_cross_entropy(
         label_smoothing,
         summed,
         plan_chunk_rows(
-            3 * len(nesting) // 2,  # some levels are there twice, as logits and as gradients
+            3 * len(nesting) // 2 + 1,  # some levels are there twice, as logits and as gradients; and the targets
             rows.factors.shape.num_elements(),
             leaves[0].shape[0],
             factors.dtype.size,
