@@ -8,6 +8,7 @@ from cascade_cases import DIMS, HEADS, POLICY, TIED, Z, same
 
 import mrl
 from mrl import spec
+from mrl.testing.problems import round_to
 
 
 def host_head(head):
@@ -52,13 +53,19 @@ class TestTorch:
         operator = self.torch.ops.mrl.cascade_predict
         self.torch.library.opcheck(operator, (given["z"], [given["weight"]], [given["bias"]], *rest))
 
-    def test_no_gradient_and_no_autocast(self):
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_no_gradient_and_factors_as_autocast_has_them(self, compiled):
         z, head = self.torch.from_numpy(Z.copy()).requires_grad_(), mrl.convert(TIED, "torch")
         head.weight.requires_grad_()
+        self.torch.compiler.reset()
+        predict = mrl.cascade_predict
+        if compiled:
+            predict = self.torch.compile(lambda z: mrl.cascade_predict(z, head, POLICY), backend="aot_eager")
         with self.torch.autocast("cpu", dtype=self.torch.bfloat16):
-            result = mrl.cascade_predict(z, head, POLICY)
+            result = predict(z) if compiled else predict(z, head, POLICY)
         assert not any(x.requires_grad for x in result)
-        same(result, spec.cascade_predict(Z, TIED, POLICY))
+        rounded = mrl.TiedHead(round_to(TIED.weight, "bfloat16"), TIED.bias)
+        same(result, spec.cascade_predict(round_to(Z, "bfloat16"), rounded, POLICY))
         exits = mrl.cascade_exit(mrl.nested_logits(z, head, POLICY.nesting), POLICY, logits=True)
         assert not any(x.requires_grad for x in exits)
 

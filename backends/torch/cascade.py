@@ -13,7 +13,8 @@ from mrl.cascade.planning import level_columns, plan_chunk_rows, plan_wave_rows
 from mrl.cascade.policy import CascadePolicy, CascadeResult
 from mrl.heads import Head, NestedHead, TiedHead
 
-from .arrays import accumulation_dtype, is_batched, no_autocast
+from .arrays import accumulation_dtype, factor_dtype, is_batched, multiplies, no_autocast
+from .sweep import add_product
 
 
 def cascade_exit(probabilities: Tensor, policy: CascadePolicy, *, logits: bool) -> CascadeResult:
@@ -49,9 +50,10 @@ def cascade_predict(z: Tensor, head: Head, policy: CascadePolicy, *, chunk_rows:
             raise _batched()
     run = _opaque_run if compiling else _run
     # Nothing is differentiable here, and the operator of a compiled graph has no gradient to be asked for.
+    narrow = factor_dtype(z, head)  # here, because the operator runs where autocast may not be known any more
     fields = run(
-        z.detach().reshape(-1, z.shape[-1]),
-        [weight.detach() for weight in weights],
+        z.detach().reshape(-1, z.shape[-1]).to(narrow),
+        [weight.detach().to(narrow) for weight in weights],
         [bias.detach() for bias in biases],
         policy.thresholds,
         policy.dims,
@@ -150,15 +152,16 @@ def _walk(z: Tensor, head: Head, policy: CascadePolicy, chunk: int, result: Casc
     waiting = torch.arange(len(z), device=z.device)
     scratch, work = z.new_empty((2, chunk, len(weights[0])), dtype=wide)
     store = z.new_empty((len(z) if tied and last else 0, len(weights[0])), dtype=wide)
+    factor = z.dtype if multiplies(z.dtype, z.device) else wide
     for g, (start, stop) in enumerate(level_columns(policy.nesting, tied=tied)):
-        columns, weight = z[:, start:stop], weights[g][:, start:stop].to(wide).mT
+        columns, weight = z[:, start:stop], weights[g][:, start:stop].to(factor).mT
         before = z.new_zeros((), dtype=wide) if biases[g] is None else biases[g].to(wide)
         kept = 0
         for i in range(0, len(waiting), chunk):
             rows = waiting[i : i + chunk]
             x = columns[i : i + chunk] if g == 0 else columns.index_select(0, rows)
             base = store[i : i + len(rows)] if tied and g else before
-            logits = torch.addmm(base, x.to(wide), weight, out=scratch[: len(rows)])
+            logits = add_product(base, x.to(factor), weight, out=scratch[: len(rows)])
             confidence = _confidence(logits, policy.confidence, policy.temperatures[g], work[: len(rows)])
             if g < last:
                 exits = confidence > cuts[g]

@@ -105,7 +105,7 @@ def _sweep_tied(
             levels[-1] = places[0]
         before, first = losses.new_zeros(()) if bias is None else bias, 0
         for (_, stop), level in zip(blocks[low:high], levels, strict=False):
-            before = _add_product(before, z[:, first:stop], weight[:, first:stop].mT, out=level)
+            before = add_product(before, z[:, first:stop], weight[:, first:stop].mT, out=level)
             first = stop
         if tile >= len(z):
             losses[low:high] = _residuals_(levels, targets, rows, plan.label_smoothing, factors, backward)
@@ -151,7 +151,7 @@ def _sweep_untied(
     # The largest first: it writes all of dz, the others add to it.
     for g, m in reversed(tuple(enumerate(plan.nesting.dims))):
         before = losses.new_zeros(()) if biases[g] is None else biases[g]
-        _add_product(before, z[:, :m], leaves[g].mT, out=level[0])
+        add_product(before, z[:, :m], leaves[g].mT, out=level[0])
         backward = any(gradient is not None for gradient in (dz, dleaves[g], dbiases[g]))
         losses[g] = _residuals_(level, targets, rows, plan.label_smoothing, weights[g : g + 1], backward)[0]
         if dz is not None or dleaves[g] is not None:
@@ -172,14 +172,14 @@ def _put_product(out: Tensor, a: Tensor, b: Tensor, add: bool) -> None:
     if a.dtype == out.dtype and out.shape[1] < NARROW:
         _put(out, torch.mm(b.mT, a.mT, out=out.new_empty(out.shape[::-1])).mT, add)
     elif add:
-        _add_product(out, a, b, out=out)
+        add_product(out, a, b, out=out)
     elif a.dtype == out.dtype:
         torch.mm(a, b, out=out)
     else:
         torch.mm(a, b, out_dtype=out.dtype, out=out)
 
 
-def _add_product(before: Tensor, a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
+def add_product(before: Tensor, a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
     # Autocast leaves alone what is told where to write.
     if a.dtype == out.dtype:
         return torch.addmm(before, a, b, out=out)
