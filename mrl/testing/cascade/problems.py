@@ -144,6 +144,8 @@ def with_near_thresholds(problem: Problem, rng: np.random.Generator) -> Problem:
         row = rng.integers(found.size)
         one, e = found.reshape(-1)[row], np.broadcast_to(bound, found.shape).reshape(-1)[row]
         near = one + rng.choice((-1, 1)) * max(4 * e, 2.0**-20)
-        thresholds.append(float(near) if 0 < near < 1 else threshold)  # NaN is not
+        # Of no other row may it be too near to decide; twice the bound, and twice that in float64.
+        decided = np.isnan(found) | (np.abs(found - near) > (4 if problem.dtype == "float64" else 2) * bound)
+        thresholds.append(float(near) if 0 < near < 1 and decided.all() else threshold)  # NaN is not
     near_policy = CascadePolicy(thresholds, policy.dims, confidence=policy.confidence, temperatures=policy.temperatures)
     return problem.with_layout(policy=near_policy)
