@@ -123,21 +123,22 @@ class TestChoice:
             self.step(self.torch.ones(2, 4, requires_grad=True))
 
     def test_tensors_without_values_get_the_plain_form(self, monkeypatch):
+        from mrl.backends.torch.targets import Targets
         from torch._subclasses.fake_tensor import FakeTensorMode
 
         monkeypatch.setattr(self.sweep, "triton_kernel", lambda device: lambda *arguments: pytest.fail("no memory"))
         with FakeTensorMode():
             x = self.torch.ones(2, 3, 5)
-            plan = self.sweep.Plan(mrl.Nesting((1, 2)), True, 0.0, True, 3, ())
-            losses = self.sweep._residuals_(x, self.torch.zeros(3).long(), x[0, :, 0], plan, (1.0, 1.0), True)
+            targets = Targets(self.torch.zeros(3).long())
+            losses = self.sweep._residuals_(x, targets, x[0, :, 0], 0.0, (1.0, 1.0), True)
             assert losses.shape == (2, 3)
 
     def test_what_wraps_a_tensor_gets_the_plain_form(self, monkeypatch):
         """A second derivative meets such tensors, without memory, on its way to the error that names the remedy."""
         wrapped, called = self.torch._C._functorch.is_functorch_wrapped_tensor, []
 
-        def kernel(levels, labels, rows, *_):
-            called.append(any(wrapped(x) for x in (levels, labels, rows)))
+        def kernel(levels, targets, rows, *_):
+            called.append(any(wrapped(x) for x in (levels, targets.labels, rows)))
             return rows.new_zeros(levels.shape[:2])
 
         def loss(z):

@@ -36,28 +36,28 @@ def truncate(z: Array, dim: int, *, normalize: bool) -> Array:
 
 def nested_logits(z: Array, head: Head, nesting: Nesting) -> Array:
     wide = accumulation_dtype(z, head)
+    x = z.astype(wide)  # once, and so the gradients of the levels meet in the wide dtype
     levels: list[Array] = []
+
+    def product_of(columns: slice, weight: Array) -> Array:
+        return _differentiable_product(x[..., columns], weight.T.astype(wide), factor_dtype(z, weight, wide))
 
     def add(level: Array, bias: Array | None) -> Array:
         return level if bias is None else level + lift(bias.astype(wide), level.ndim)
 
     if not isinstance(head, TiedHead):
         for m, weight, bias in zip(nesting.dims, head.weights, head.biases or (None,) * len(nesting), strict=True):
-            levels.append(add(_product(z[..., :m], weight.T, wide), bias))
+            levels.append(add(product_of(slice(m), weight), bias))
         return jnp.stack(levels)
     for start, stop in nesting.blocks:
-        block = _product(z[..., start:stop], head.weight[:, start:stop].T, wide)
+        block = product_of(slice(start, stop), head.weight[:, start:stop])
         levels.append(levels[-1] + block if levels else add(block, head.bias))
     return jnp.stack(levels)
 
 
-def _product(a: Array, b: Array, wide: np.dtype) -> Array:
-    """``product`` whose derivatives, of any order, are products of widened factors: they are rounded nowhere."""
-    return _differentiable_product(a.astype(wide), b.astype(wide), factor_dtype(a, b, wide))
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _differentiable_product(a: Array, b: Array, narrow: np.dtype) -> Array:
+    """``product`` whose derivatives, of any order, are products of widened factors: they are rounded nowhere."""
     return product(a.astype(narrow), b.astype(narrow), a.dtype)
 
 
