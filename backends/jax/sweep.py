@@ -81,7 +81,7 @@ def _sweep_chunks(
     lead, width, levels, wide = z.shape[:-1], z.shape[-1], len(plan.nesting), factors.dtype
     leaves = (x.astype(factor_dtype(z, x, wide) if x.ndim == 2 else wide) for x in shared.leaves)
     shared = shared._replace(leaves=tuple(leaves))
-    scale = _scale(labels, factors, shared) if any(needs) else None
+    scale = _scale(labels, factors, shared, plan) if any(needs) else None
     given = (z, labels, factors, factors if scale is None else factors / scale)
     rows = Rows(*(x.reshape(-1, *x.shape[len(lead) :]) for x in given))
     work = partial(_sweep_tied if plan.tied else _sweep_untied, shared=shared, plan=plan, needs=needs)
@@ -126,15 +126,19 @@ def _sweep_chunks(
     return losses.reshape(levels, *lead), gradients
 
 
-def _scale(labels: Array, factors: Array, shared: Shared) -> Array | None:
-    """A power of two by which the gradient of logits fits into float16, in which it is multiplied, if it is."""
+def _scale(labels: Array, factors: Array, shared: Shared, plan: Plan) -> Array | None:
+    """A power of two by which the gradient of logits fits into float16, in which it is multiplied, if it is.
+
+    The largest of a level comes to 8 to 16: thousands of levels may be added up, and little is lost at the other end.
+    """
     if all(leaf.dtype != jnp.float16 for leaf in shared.leaves):
         return None
     if jnp.issubdtype(labels.dtype, jnp.floating):
         factors = factors * labels.astype(factors.dtype).sum(-1)
     if shared.class_weight is not None:
         factors = factors * shared.class_weight.max()
-    return power_of_two(factors)
+    levels = jnp.asarray(plan.nesting.weights, factors.dtype) if shared.levels is None else shared.levels
+    return power_of_two(factors * levels.max()) / 16
 
 
 def _sweep_tied(

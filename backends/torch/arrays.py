@@ -33,7 +33,7 @@ def from_numpy(array: Any, *, dtype: str | None, device: Any) -> Tensor:
 
 def to_numpy(array: Tensor, *, blocking: bool) -> np.ndarray | None:
     hidden = torch.compiler.is_compiling() or not has_memory(array) or array.is_meta
-    if hidden or (array.device.type != "cpu" and not blocking):
+    if hidden or (not blocking and (array.device.type != "cpu" or torch.jit.is_tracing())):  # which warns of a look
         if not blocking:
             return None
         if hidden:

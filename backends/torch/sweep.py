@@ -56,7 +56,7 @@ def sweep(
     weights: tuple[float | Tensor, ...] = plan.nesting.weights
     if level_weights is not None:
         weights = tuple(w * x for w, x in zip(weights, level_weights.unbind(), strict=True))
-    scale = _Scale(rows, class_weight, weights) if factor == torch.float16 and any(needs) else None
+    scale = _Scale(rows, labels, class_weight, weights) if factor == torch.float16 and any(needs) else None
     losses = z.new_empty(len(plan.nesting), len(z), dtype=wide)
     work = _sweep_tied if plan.tied else _sweep_untied
     for start in range(0, len(z), plan.chunk_rows):
@@ -187,14 +187,21 @@ def add_product(before: Tensor, a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
 
 
 class _Scale:
-    """A power of two near the largest gradient of a logit, which is divided by it before it is rounded to float16."""
+    """A power of two by which the gradient of logits fits into float16, before it is rounded to it.
 
-    def __init__(self, rows: Tensor, class_weight: Tensor | None, weights: Sequence[float | Tensor]) -> None:
+    The largest of a level comes to 8 to 16: thousands of levels may be added up, and little is lost at the other end.
+    """
+
+    def __init__(
+        self, rows: Tensor, labels: Tensor, class_weight: Tensor | None, weights: Sequence[float | Tensor]
+    ) -> None:
+        if labels.is_floating_point():
+            rows = rows * labels.to(rows.dtype).sum(-1)
         largest = rows.abs().amax() if len(rows) else rows.new_ones(())
         largest = largest * (max(weights) if level_constants(weights) else torch.stack(tuple(weights)).amax())
         if class_weight is not None:
             largest = largest * class_weight.amax()
-        exponent = torch.frexp(largest).exponent.clamp(-100, 100)
+        exponent = torch.frexp(largest).exponent.clamp(-100, 100) - 4
         self.largest = torch.ldexp(torch.ones_like(largest), exponent)
         self.inverse = torch.ldexp(torch.ones_like(largest), -exponent)
 
