@@ -42,7 +42,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="with NumPy set to raise on underflow and the like, and JAX where ranks differ, as careful users set them",
     )
-    group.addoption("--profile", choices=("ci", "long"), default="ci", help="Hypothesis' profile (default: ci)")
+    group.addoption(
+        "--profile",
+        choices=("ci", "long"),
+        default="ci",
+        help="Hypothesis' profile (default: ci, with the examples of --hypothesis-seed=0 where no other is given)",
+    )
 
 
 def chosen(config: pytest.Config) -> tuple[str, ...]:
@@ -54,8 +59,11 @@ def frameworks(config: pytest.Config) -> tuple[str, ...]:
     return tuple(name for name in chosen(config) if name != "numpy")
 
 
+@pytest.hookimpl(tryfirst=True)  # before Hypothesis reads its seed
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile(config.getoption("--profile"))
+    if config.getoption("--profile") == "ci" and config.getoption("--hypothesis-seed") is None:
+        config.option.hypothesis_seed = "0"
     for name in chosen(config):
         try:
             import_module(name)
@@ -99,6 +107,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     for name in ("backends", "adapters"):
         if name in sys.modules:
             raise pytest.UsageError(f"{name} was imported as a top-level package; import mrl.{name}")
+
+
+@pytest.fixture
+def random_seed(request: pytest.FixtureRequest) -> int | None:
+    """Of the problems of a proof, as ``--hypothesis-seed`` says."""
+    given = request.config.getoption("--hypothesis-seed")
+    return int(given) if given and given.isdecimal() else None
 
 
 @pytest.fixture

@@ -54,9 +54,9 @@ def unnormalised_prefix(z, targets, nesting):
     return cosine(z, targets, nesting, each=False)
 
 
-def test_check_loss_passes_what_is_right() -> None:
-    assert mrl.testing.check_loss(right).worst <= 1
-    assert mrl.testing.check_loss(cosine, against="nested_cosine").worst <= 1
+def test_check_loss_passes_what_is_right(random_seed: int | None) -> None:
+    assert mrl.testing.check_loss(right, random_seed=random_seed).worst <= 1
+    assert mrl.testing.check_loss(cosine, against="nested_cosine", random_seed=random_seed).worst <= 1
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,10 @@ def test_of_two_mistakes_one_is_shown(backend_torch: None) -> None:
         mrl.testing.check_loss(loss, tied=True, backend="torch", random_seed=0)
 
 
-def test_check_loss_takes_every_option(backend_name: str) -> None:
-    row = mrl.testing.check_loss(mrl.nested_cross_entropy, backend=backend_name, options=OPTIONS, examples=30)
+def test_check_loss_takes_every_option(backend_name: str, random_seed: int | None) -> None:
+    row = mrl.testing.check_loss(
+        mrl.nested_cross_entropy, backend=backend_name, options=OPTIONS, examples=30, random_seed=random_seed
+    )
     assert row.worst <= 1 and row.examples >= 30
 
 

@@ -29,24 +29,26 @@ DRAWN = drawn("loss", of=st.sampled_from(LAYOUTS))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_many_levels(framework_name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_levels(framework_name: str, dtype: str, random_seed: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """More levels than are in memory at once: those that start over, and the sums they take over."""
     monkeypatch.setattr(planning, "SMALL_BYTES", 0)
     assert len(planning.plan_groups(MANY_LEVELS.dims, 1)) == 3
     driver = driver_of(framework_name)
     for mode in driver.modes:
-        row = prove(CASE, driver, mode, dtype, examples=24)
+        row = prove(CASE, driver, mode, dtype, examples=24, random_seed=random_seed)
         assert row.worst <= 1 and row.killed
 
 
 @pytest.mark.parametrize("tile_bytes", [1, 150])
-def test_tiles_of_a_chunk_in_torch(backend_torch: None, tile_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_of_a_chunk_in_torch(
+    backend_torch: None, tile_bytes: int, random_seed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Element-wise work on a few rows of one level at a time, as where a chunk does not fit a cache."""
     from mrl.backends.torch import sweep
 
     monkeypatch.setattr(planning, "SMALL_BYTES", 0)
     monkeypatch.setattr(sweep, "TILE_BYTES", tile_bytes)
-    row = prove(CASE, driver_of("torch"), "eager", "float32", examples=24)
+    row = prove(CASE, driver_of("torch"), "eager", "float32", examples=24, random_seed=random_seed)
     assert row.worst <= 1 and row.killed
 
 

@@ -196,7 +196,7 @@ def proof(path):
     case, driver = replace(case, drawn=drawn("loss", options, pool=small), specials=True), driver_of("torch")
     for dtype in driver.dtypes:
         for mode in driver.modes:
-            row = prove(case, driver, mode, dtype, examples=24)
+            row = prove(case, driver, mode, dtype, examples=24, random_seed=0)
             assert row.examples >= 12 and row.worst <= 1 and row.killed and not row.survived
     assert len(calls) > 100
     # More levels than are in memory at once: the sums of those above are handed on.
@@ -207,7 +207,14 @@ def proof(path):
         Layout(nesting, (3,), 256, 3, ignore_index=0, weighted=WEIGHTED),
         Layout(nesting, (3,), 256, 3, soft=True, weighted=WEIGHTED),
     )
-    row = prove(replace(case, drawn=drawn("loss", of=st.sampled_from(many))), driver, "eager", "float32", examples=12)
+    row = prove(
+        replace(case, drawn=drawn("loss", of=st.sampled_from(many))),
+        driver,
+        "eager",
+        "float32",
+        examples=12,
+        random_seed=0,
+    )
     assert row.worst <= 1 and row.killed
     assert any(len(levels) > len(weights) for levels, _, _, weights, *_ in calls)
 
