@@ -157,15 +157,18 @@ import sys
 import numpy as np
 import mrl
 
-backend, path, what = sys.argv[1:]
+backend, path, what, dtype = sys.argv[1:]
 nesting = mrl.Nesting((64, 1024))
-BYTES = 1024 * 8192 * 4
+if dtype == "bfloat16":
+    import ml_dtypes
+    dtype = ml_dtypes.bfloat16
+BYTES = 1024 * 8192 * np.dtype(dtype).itemsize
 
 def peak():  # what is read of the file may lie in the page cache, but not here
     return 1024 * next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
 def head(classes):
-    return mrl.convert(mrl.TiedHead(np.ones((classes, 1024), np.float32)), backend)
+    return mrl.convert(mrl.TiedHead(np.ones((classes, 1024), dtype)), backend)
 
 mrl.save_head(path + ".small", head(2), nesting)
 mrl.load_head(path + ".small", backend=backend)
@@ -182,17 +185,24 @@ print((peak() - before) / BYTES)
 """
 
 
+def measured(backend: str, path, what: str, dtype: str = "float32") -> float:
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, backend, str(path), what, dtype],
+        env=dict(os.environ),
+        cwd=tempfile.gettempdir(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout.split()[-1])
+
+
 def test_memory_beside_the_file(tmp_path, backend_name: str) -> None:
     """In shares of the head: nothing to save one, and one head to load one."""
-    found = []
-    for what in ("save", "load"):
-        done = subprocess.run(
-            [sys.executable, "-c", MEMORY, backend_name, str(tmp_path / "head"), what],
-            env=dict(os.environ),
-            cwd=tempfile.gettempdir(),
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        found.append(float(done.stdout.split()[-1]))
-    assert found[0] < 0.2 and 0.9 < found[1] < 1.2, found
+    assert measured(backend_name, tmp_path / "head", "save") < 0.2
+    assert 0.9 < measured(backend_name, tmp_path / "head", "load") < 1.2
+
+
+def test_memory_of_bfloat16(tmp_path, framework_name: str) -> None:
+    measured("numpy", tmp_path / "head", "save", "bfloat16")
+    assert 0.9 < measured(framework_name, tmp_path / "head", "load", "bfloat16") < 1.2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..dispatch import backend_named
 from ..heads import Head, NestedHead, TiedHead
 from .stored import Array
@@ -20,14 +22,19 @@ class _Given:
 
 
 def given_away(head: Head, device: Any) -> Head:
-    """The head in TensorFlow, which copies twice what it gets as NumPy's own; NumPy cannot so give away bfloat16."""
+    """The head in TensorFlow, which copies twice what it gets as NumPy's own."""
+    import tensorflow as tf
+
+    backend = backend_named("tensorflow")
     tensors: dict[int, Array] = {}
 
     def give(array: Array) -> Array:
-        if array.dtype.name == "bfloat16" or not array.size:
+        if not array.size:
             return array
         if id(array) not in tensors:
-            tensors[id(array)] = backend_named("tensorflow").from_numpy(_Given(array), dtype=None, device=device)
+            half = array.dtype.name == "bfloat16"  # which NumPy cannot give away but as bits
+            tensor = backend.from_numpy(_Given(array.view(np.int16) if half else array), dtype=None, device=device)
+            tensors[id(array)] = tf.bitcast(tensor, tf.bfloat16) if half else tensor
         return tensors[id(array)]
 
     if isinstance(head, TiedHead):
