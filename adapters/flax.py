@@ -12,7 +12,7 @@ from jax import Array
 
 import mrl
 from mrl import checks
-from mrl.heads import Head, NestedHead, NestedLoss, TiedHead
+from mrl.heads import Head, NestedHead, NestedLoss, TiedHead, head_leaves
 from mrl.nesting import Nesting
 
 
@@ -99,10 +99,13 @@ class MatryoshkaHead(nnx.Module):
         if isinstance(head, TiedHead):  # which may be wider
             embedding = checks.check_embedding("head.weight", head.weight, nesting.width)
         classes = checks.check_head(head, arrays, nesting, embedding)
-        tied, bias = isinstance(head, TiedHead), head[1] is not None
+        tied = isinstance(head, TiedHead)
+        leaves = [_copied(leaf.T) for leaf in head_leaves(head)]  # a vector's transpose is the vector
+        levels = 1 if tied else len(nesting)
+        kernels, biases = leaves[:levels], leaves[levels:] or None
+        bias = biases is not None
         made: MatryoshkaHead = nnx.eval_shape(lambda: cls(nesting, classes, tied=tied, bias=bias, rngs=nnx.Rngs(0)))
-        weights, biases = ((x,) if tied else x for x in head)
-        made._hold([_copied(weight.T) for weight in weights], [_copied(x) for x in biases] if bias else None)
+        made._hold(kernels, biases)
         return made
 
     @property
