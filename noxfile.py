@@ -22,7 +22,6 @@ BACKENDS = ("numpy", *FRAMEWORKS)
 TEST_TOOLS = ("pytest>=8", "pytest-xdist>=3.6", "h5py>=3.10", "safetensors>=0.5")
 EXPORT_TOOLS = ("onnxscript>=0.4", "onnxruntime>=1.20")  # PyTorch's exporter, and who runs what it writes
 CHECK_TOOLS = ("pandas>=2", "array-api-strict>=2")  # without which scikit-learn leaves checks out
-FLAX = ("flax>=0.12",)  # whose variables wrap arrays of JAX
 TRITON = "triton>=3.2"  # comes with PyTorch for CUDA, not with PyTorch for the CPU
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -44,7 +43,7 @@ def pytest(session: nox.Session, *arguments: str, backends: tuple[str, ...] = ()
 @nox.session
 def tests(session: nox.Session) -> None:
     """All backends in one process, with everything that is installed beside them: the command of the README."""
-    install(session, "all", tools=(*TEST_TOOLS, *EXPORT_TOOLS, *CHECK_TOOLS, *FLAX))
+    install(session, "all", tools=(*TEST_TOOLS, *EXPORT_TOOLS, *CHECK_TOOLS))
     pytest(session)
     if sys.platform == "linux":  # Triton has wheels for nothing else
         session.notify("triton")
@@ -61,8 +60,9 @@ def triton(session: nox.Session) -> None:
 @nox.parametrize("backend", BACKENDS)
 def tests_alone(session: nox.Session, backend: str) -> None:
     """One backend in an environment without the other frameworks."""
-    tools = (*TEST_TOOLS, *CHECK_TOOLS, *{"torch": EXPORT_TOOLS, "jax": FLAX}.get(backend, ()))
-    install(session, *(() if backend == "numpy" else (backend,)), "sklearn", "testing", "demo", tools=tools)
+    tools = (*TEST_TOOLS, *CHECK_TOOLS, *(EXPORT_TOOLS if backend == "torch" else ()))
+    extras = {"numpy": (), "jax": ("flax",)}.get(backend, (backend,))
+    install(session, *extras, "sklearn", "testing", "demo", tools=tools)
     pytest(session, backends=(backend,))
 
 
@@ -76,7 +76,7 @@ def plugins(session: nox.Session) -> None:
 @nox.session
 def x64_off(session: nox.Session) -> None:
     """JAX as most people run it, without 64-bit numbers."""
-    install(session, "jax", "sklearn", "testing", "demo", tools=(*TEST_TOOLS, *CHECK_TOOLS, *FLAX))
+    install(session, "flax", "sklearn", "testing", "demo", tools=(*TEST_TOOLS, *CHECK_TOOLS))
     pytest(session, "--x64=off", backends=("jax",))
 
 

@@ -14,7 +14,7 @@ import mrl
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FRAMEWORKS = ("torch", "jax", "tensorflow")
-ADAPTERS = {"torch": "torch"}
+ADAPTERS = {"torch": "torch", "flax": "jax"}
 """Those that import a framework."""
 
 

@@ -121,7 +121,12 @@ def test_a_backend_knows_one_framework_and_mrl(name: str) -> None:
         assert not foreign, (path, foreign)
 
 
-ADAPTERS = {"torch": {"torch"}, "sklearn": {"sklearn", "scipy"}, "gradients": {"torch", "jax", "tensorflow"}}
+ADAPTERS = {
+    "torch": {"torch"},
+    "flax": {"flax", "jax"},
+    "sklearn": {"sklearn", "scipy"},
+    "gradients": {"torch", "jax", "tensorflow"},
+}
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
