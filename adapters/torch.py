@@ -132,7 +132,8 @@ class MatryoshkaHead(nn.Module):
             z: ``(..., D)`` floating embeddings.
             labels: as :func:`mrl.nested_cross_entropy` takes them; ``None`` for logits.
             num_items: divide the *sum* of the losses by this: the number of examples in all the batches whose
-                gradients are accumulated. Where it is 0, so is the loss. Takes the place of ``reduction``.
+                gradients are accumulated. Where it is 0, so is the loss. Takes the place of ``reduction``. A tensor of
+                a negative number makes the loss NaN.
             options: of :func:`mrl.nested_cross_entropy`.
 
         Returns:
@@ -140,7 +141,7 @@ class MatryoshkaHead(nn.Module):
 
         Raises:
             TypeError: options without labels, ``reduction`` beside ``num_items``, or as the functions raise it.
-            ValueError: a ``num_items`` below 0, or as the functions raise it.
+            ValueError: a ``num_items`` below 0 or of more than one number, or as the functions raise it.
         """
         if labels is None:
             if options or num_items is not None:
@@ -176,9 +177,8 @@ class MatryoshkaHead(nn.Module):
             ValueError: the nesting has no such granularity, or ``z`` is narrower.
         """
         dim, weight, bias = self._level(dim)
-        checks.check_dim("dim", dim, z)
-        head, nesting = TiedHead(weight, bias), Nesting((dim,))
-        return mrl.nested_logits(z[..., :dim], head, nesting)[0].argmax(-1)
+        prefix = mrl.truncate(z, dim, normalize=False)
+        return mrl.nested_logits(prefix, TiedHead(weight, bias), Nesting((dim,)))[0].argmax(-1)
 
     def at(self, dim: int) -> nn.Linear:
         """The classifier of one granularity as a layer of its own, with copies of the parameters, for export.
@@ -261,8 +261,12 @@ def _entries(parameters: nn.ParameterList) -> tuple[Tensor, ...]:
 
 def _share(total: Tensor, num_items: int | Tensor) -> Tensor:
     if isinstance(num_items, Tensor):
-        count = num_items.to(total.device)
-        return torch.where(count == 0, 0.0, total / torch.where(count == 0, 1, count))
+        if num_items.ndim:
+            raise ValueError(f"num_items: expected one number, got shape {tuple(num_items.shape)}; sum the counts")
+        count = num_items.to(total.device, total.dtype)
+        # Not divided by 0, so that the gradient is 0, too; and a look at its sign would wait for a device.
+        shared = total / torch.where(count > 0, count, torch.where(count == 0, 1.0, math.nan))
+        return torch.where(count == 0, 0.0, shared)
     if isinstance(num_items, bool) or not isinstance(num_items, (int, float)):
         raise TypeError(f"num_items: expected a number of examples, got {num_items!r}; count the labels in use")
     if not num_items >= 0:

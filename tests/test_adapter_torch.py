@@ -112,6 +112,7 @@ def test_of_no_items_the_loss_is_zero():
         assert loss.total == 0 and not loss.per_level.any()
         loss.total.backward()
         assert not any(gradient.any() for gradient in gradients(head).values())
+    assert head(z, y, num_items=torch.tensor(-2)).total.isnan()  # nobody looks at it: that would wait for a device
 
 
 @TIED
@@ -290,6 +291,7 @@ def test_errors():
         r"reduction: expected nothing beside num_items, got 'mean'": lambda: head(z, y, num_items=3, reduction="mean"),
         r"num_items: expected a number of examples, got True": lambda: head(z, y, num_items=True),
         r"num_items: expected .* of at least 0, got -1": lambda: head(z, y, num_items=-1),
+        r"num_items: expected one number, got shape \(2,\)": lambda: head(z, y, num_items=torch.tensor([2, 2])),
         r"labels: expected values in \[0, 4\), got 9 at position 2": lambda: head(z[:3], torch.tensor([0, 1, 9])),
         r"head\.weight: expected shape \(\.\.\., D\) with D at least 5": lambda: MatryoshkaHead.from_head(
             mrl.TiedHead(torch.ones(4, 3)), NESTING
