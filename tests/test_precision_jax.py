@@ -24,7 +24,7 @@ def _jax(backend_jax: None) -> None:
 def cast(tree, dtype: str):
     import jax
 
-    return jax.tree.map(lambda x: mrl.convert(x, "jax").astype(dtype), tree)
+    return jax.tree.map(lambda x: mrl.convert(np.asarray(x, np.float32), "jax").astype(dtype), tree)
 
 
 def loss(z, head, **options):
@@ -32,9 +32,12 @@ def loss(z, head, **options):
 
 
 def gradient(**options):
-    import jax
+    def of(z, head):
+        import jax
 
-    return jax.grad(lambda z, head: loss(z, head, **options), argnums=(0, 1))
+        return jax.grad(lambda z, head: loss(z, head, **options), argnums=(0, 1))(z, head)
+
+    return of
 
 
 def lowered(function, dtype: str, head=HEAD) -> str:

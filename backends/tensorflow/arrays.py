@@ -14,7 +14,9 @@ from mrl.heads import Head, NestedHead, TiedHead, head_leaves
 def from_numpy(array: Any, *, dtype: str | None, device: Any) -> tf.Tensor:
     with tf.device(device):
         if not isinstance(array, np.ndarray) and hasattr(array, "__dlpack__") and not tf.is_tensor(array):
+            bits_of = getattr(array, "bits_of", None)
             array = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+            array = tf.bitcast(array, bits_of) if bits_of else array
         tensor = tf.convert_to_tensor(array)
         if dtype is not None:
             tensor = tf.cast(tensor, dtype)

@@ -12,10 +12,14 @@ from .stored import Array
 
 
 class _Given:
-    """An array that nobody else holds, whose memory becomes the framework's through DLPack."""
+    """An array that nobody else holds, whose memory becomes the framework's through DLPack.
+
+    NumPy cannot so hand over bfloat16 but as bits, which ``bits_of`` says.
+    """
 
     def __init__(self, array: Array) -> None:
-        self.array = array
+        self.bits_of = "bfloat16" if array.dtype.name == "bfloat16" else None
+        self.array = array.view(np.int16) if self.bits_of else array
 
     def __dlpack__(self, **options: Any) -> Any:
         return self.array.__dlpack__(**options)
@@ -23,18 +27,13 @@ class _Given:
 
 def given_away(head: Head, device: Any) -> Head:
     """The head in TensorFlow, which copies twice what it gets as NumPy's own."""
-    import tensorflow as tf
-
-    backend = backend_named("tensorflow")
     tensors: dict[int, Array] = {}
 
     def give(array: Array) -> Array:
         if not array.size:
             return array
         if id(array) not in tensors:
-            half = array.dtype.name == "bfloat16"  # which NumPy cannot give away but as bits
-            tensor = backend.from_numpy(_Given(array.view(np.int16) if half else array), dtype=None, device=device)
-            tensors[id(array)] = tf.bitcast(tensor, tf.bfloat16) if half else tensor
+            tensors[id(array)] = backend_named("tensorflow").from_numpy(_Given(array), dtype=None, device=device)
         return tensors[id(array)]
 
     if isinstance(head, TiedHead):
