@@ -46,7 +46,7 @@ class CascadeResult(NamedTuple):
     confidence: Array
 
 
-@dataclass(frozen=True, slots=True, init=False)
+@dataclass(frozen=True, init=False)  # with slots Python 3.11.2 would put a __setstate__ of its own, that checks nothing
 class CascadePolicy:
     """Walk the levels from small to large; the first that is confident enough answers.
 
