@@ -1,0 +1,44 @@
+"""Labels as Keras hands them over, brought to class indices: float32, with an axis too many, never through halves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+HALVES = ("float16", "bfloat16")
+NO_CLASS = -(2**31)
+"""In the place of what is no integer: in no range of classes, and nobody's ``ignore_class``."""
+
+
+def wide(dtype: Any) -> Any:
+    """The dtype of a loss or a metric, through which labels and sums go: float32 where Keras would choose a half."""
+    dtype = keras.config.floatx() if dtype is None else dtype
+    return "float32" if getattr(dtype, "compute_dtype", dtype) in HALVES else dtype
+
+
+def class_indices(y_true: Any, rank: int) -> Any:
+    """``(...)`` int32 labels of that ``rank``, of integers or floats, with or without a last axis of one.
+
+    Raises:
+        TypeError: labels in half precision, in which 257 is 256.
+    """
+    labels = ops.convert_to_tensor(y_true)
+    dtype = keras.backend.standardize_dtype(labels.dtype)
+    if dtype in HALVES:
+        raise TypeError(
+            f"y_true: expected integers or float32, got {dtype}, which does not hold every class; keep labels away "
+            "from the policy of the layers"
+        )
+    if len(labels.shape) == rank + 1 and labels.shape[-1] == 1:
+        labels = ops.squeeze(labels, -1)
+    indices = ops.cast(labels, "int32")
+    if dtype in ("bool", "int8", "uint8", "int16", "uint16", "int32"):
+        return indices
+    return ops.where(ops.equal(ops.cast(indices, dtype), labels), indices, NO_CLASS)
+
+
+def are_probabilities(y_true: Any, rank: int, classes: int) -> bool:
+    """Whether labels have a number for each of several classes, as one-hot ones do."""
+    return len(y_true.shape) == rank + 1 and y_true.shape[-1] == classes and classes > 1
