@@ -14,8 +14,8 @@ NO_CLASS = -(2**31)
 
 def wide(dtype: Any) -> Any:
     """The dtype of a loss or a metric, through which labels and sums go: float32 where Keras would choose a half."""
-    dtype = keras.config.floatx() if dtype is None else dtype
-    return "float32" if getattr(dtype, "compute_dtype", dtype) in HALVES else dtype
+    policy = keras.dtype_policies.get(dtype or keras.config.floatx())
+    return "float32" if policy.compute_dtype in HALVES else policy
 
 
 def class_indices(y_true: Any, rank: int) -> Any:
@@ -23,6 +23,7 @@ def class_indices(y_true: Any, rank: int) -> Any:
 
     Raises:
         TypeError: labels in half precision, in which 257 is 256.
+        ValueError: more than one label for an example.
     """
     labels = ops.convert_to_tensor(y_true)
     dtype = keras.backend.standardize_dtype(labels.dtype)
@@ -33,6 +34,11 @@ def class_indices(y_true: Any, rank: int) -> Any:
         )
     if len(labels.shape) == rank + 1 and labels.shape[-1] == 1:
         labels = ops.squeeze(labels, -1)
+    if len(labels.shape) != rank:
+        raise ValueError(
+            f"y_true: expected one class index per example, got shape {tuple(labels.shape)} for {rank} leading axes; give "
+            "shape (batch, ...) or (batch, ..., 1), and batches whose shapes differ in their first axis alone"
+        )
     indices = ops.cast(labels, "int32")
     if dtype in ("bool", "int8", "uint8", "int16", "uint16", "int32"):
         return indices

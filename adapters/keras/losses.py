@@ -26,7 +26,12 @@ class _NestedLoss(keras.losses.Loss):
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         y_true, y_pred = self._prepared(y_true, y_pred, check_classes(y_pred, self.nesting))
-        return self._sum([(y_true, y_pred[..., g, :], sample_weight) for g in range(len(self.nesting))], self._level)
+        if sample_weight is None:
+            return self._sum([(y_true, y_pred[..., g, :]) for g in range(len(self.nesting))], self._level)
+        # A copy for each: under PyTorch, Keras multiplies them in place by the mask of ignored labels.
+        weights = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
+        given = [(y_true, y_pred[..., g, :], ops.copy(weights)) for g in range(len(self.nesting))]
+        return self._sum(given, self._level)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """``(batch, ...)`` losses, without a reduction."""
@@ -55,8 +60,9 @@ class _NestedLoss(keras.losses.Loss):
 class NestedSparseCategoricalCrossentropy(_NestedLoss):
     """The weighted *sum* over granularities of Keras' ``SparseCategoricalCrossentropy``, in nats.
 
-    ``loss = sum_g w_g * SparseCategoricalCrossentropy(y_true, y_pred[..., g, :])``, each as Keras reduces it: by default
-    ``sum_i v_i * CE_i / N`` with ``v`` the ``sample_weight`` and ``N`` the examples whose label is not ``ignore_class``.
+    ``loss = sum_g w_g * SparseCategoricalCrossentropy(y_true, y_pred[..., g, :])``, each as Keras reduces it:
+    ``sum_i v_i * CE_i / N`` by default, with ``v`` the ``sample_weight`` and ``N`` the number of examples whose label is
+    not ``ignore_class``.
 
     Args:
         nesting: the granularities and their weights.
@@ -66,8 +72,8 @@ class NestedSparseCategoricalCrossentropy(_NestedLoss):
         reduction, name: as for any loss of Keras.
         dtype: of the computation, at least float32 whatever the policy: a half does not hold every label.
 
-    Called with ``y_true`` ``(batch, ...)`` class indices, integers or floats, a last axis of one allowed, and ``y_pred``
-    ``(batch, ..., G, C)``. The loss of a label that is no class is NaN.
+    Called with ``y_true`` ``(batch, ...)`` class indices, integers or floats, a last axis of one allowed, and with
+    ``y_pred`` ``(batch, ..., G, C)``. The loss of a label that is no class is NaN.
 
     Raises:
         TypeError: no nesting; on a call, labels in half precision.

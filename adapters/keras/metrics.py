@@ -61,11 +61,11 @@ class GranularityAccuracy(keras.metrics.Mean):
         self._direction = "up"
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        y_pred = ops.convert_to_tensor(y_pred)
+        y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
         classes, rank = check_classes(y_pred, self.nesting), len(y_pred.shape) - 2
         level = y_pred[..., self._g, :]
         if are_probabilities(y_true, rank, classes):
-            labels = ops.argmax(ops.convert_to_tensor(y_true), axis=-1)
+            labels = ops.argmax(y_true, axis=-1)
         else:
             labels = class_indices(y_true, rank)
         labels = ops.cast(labels, "int32")

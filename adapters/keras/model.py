@@ -23,8 +23,8 @@ from .metrics import GranularityAccuracy
 class MatryoshkaModel(keras.Model):
     """An encoder and a :class:`MatryoshkaHead`, for ``compile``, ``fit``, ``evaluate`` and ``predict``.
 
-    ``model(x)`` are the logits ``(batch, G, C)`` of all granularities, ``predict`` gives those of one. ``fit`` takes the
-    loss of the embedding by :func:`mrl.nested_cross_entropy`, without keeping logits for a gradient: the numbers of
+    ``model(x)`` are the logits ``(batch, G, C)`` of all granularities, ``predict`` gives those of one. ``fit`` takes
+    the loss of the embedding by :func:`mrl.nested_cross_entropy`, which keeps no logits for a gradient: the numbers of
     :class:`NestedSparseCategoricalCrossentropy`, or of :class:`NestedCategoricalCrossentropy` where labels are one-hot
     or soft, with Keras' own mean ``sum_i v_i * loss_i / N``. Reported are ``loss`` and ``accuracy_{m}`` for each
     granularity. ``compile(loss=...)`` puts another loss, of the logits, in its place.
