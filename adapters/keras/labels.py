@@ -36,8 +36,8 @@ def class_indices(y_true: Any, rank: int) -> Any:
         labels = ops.squeeze(labels, -1)
     if len(labels.shape) != rank:
         raise ValueError(
-            f"y_true: expected one class index per example, got shape {tuple(labels.shape)} for {rank} leading axes; give "
-            "shape (batch, ...) or (batch, ..., 1), and batches whose shapes differ in their first axis alone"
+            f"y_true: expected one class index per example, got shape {tuple(labels.shape)} for {rank} leading axes; "
+            "give shape (batch, ...) or (batch, ..., 1), and batches whose shapes differ in their first axis alone"
         )
     indices = ops.cast(labels, "int32")
     if dtype in ("bool", "int8", "uint8", "int16", "uint16", "int32"):

@@ -61,8 +61,8 @@ class NestedSparseCategoricalCrossentropy(_NestedLoss):
     """The weighted *sum* over granularities of Keras' ``SparseCategoricalCrossentropy``, in nats.
 
     ``loss = sum_g w_g * SparseCategoricalCrossentropy(y_true, y_pred[..., g, :])``, each as Keras reduces it:
-    ``sum_i v_i * CE_i / N`` by default, with ``v`` the ``sample_weight`` and ``N`` the number of examples whose label is
-    not ``ignore_class``.
+    ``sum_i v_i * CE_i / N`` by default, with ``v`` the ``sample_weight`` and ``N`` the number of examples with a label
+    other than ``ignore_class``.
 
     Args:
         nesting: the granularities and their weights.
