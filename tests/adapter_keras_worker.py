@@ -102,13 +102,20 @@ def check_head_computes_what_the_functions_compute():
             assert all(a is not b for a, b in zip(again.weights, layer.weights, strict=True))
 
 
-def check_kernels_are_those_of_dense():
+def check_matrices():
     layers = {tied: MatryoshkaHead(NESTING, CLASSES, tied=tied) for tied in (False, True)}
     for layer in layers.values():
         layer.build((None, NESTING.width))
     shapes = [tuple(weight.shape) for weight in layers[False].weights]
-    assert shapes == [(2, 4), (3, 4), (5, 4), (4,), (4,), (4,)]
-    assert [tuple(weight.shape) for weight in layers[True].weights] == [(5, 4), (4,)]
+    assert shapes == [(4, 2), (4, 3), (4, 5), (4,), (4,), (4,)]
+    assert [tuple(weight.shape) for weight in layers[True].weights] == [(4, 5), (4,)]
+    ones = keras.initializers.VarianceScaling(distribution="uniform", seed=1)  # whose spread is by rows of a kernel
+    drawn, dense = (
+        MatryoshkaHead(NESTING, 40, tied=True, kernel_initializer=ones),
+        keras.layers.Dense(40, kernel_initializer=ones),
+    )
+    drawn.build((None, 5)), dense.build((None, 5))
+    same(drawn.kernels[0], array(dense.kernel).T)
     first, second, _ = (array(kernel) for kernel in layers[False].kernels)
     assert not np.isin(first, second).any(), "each is drawn anew"
     dtype = "float32" if BACKEND == "jax" else "float64"
@@ -227,7 +234,7 @@ def check_labels_beyond_what_a_half_holds():
         for fused in (True, False):
             model = MatryoshkaModel(keras.layers.Identity(), nesting, 300)
             model.build((None, 2))
-            model.head.set_weights([np.zeros((2, 300)), logits[0, 0]])
+            model.head.set_weights([np.zeros((300, 2)), logits[0, 0]])
             model.compile(
                 keras.optimizers.SGD(0.0), loss=None if fused else NestedSparseCategoricalCrossentropy(nesting)
             )
@@ -411,7 +418,7 @@ def check_gradients():
         model.train_on_batch(Z, LABELS)
         leaves = mrl.heads.head_leaves(dhead)
         for old, weight, gradient in zip(before, model.trainable_weights, leaves, strict=True):
-            same(old - array(weight), gradient.T, rtol=1e-4, atol=1e-6)
+            same(old - array(weight), gradient, rtol=1e-4, atol=1e-6)
 
 
 def check_configurations():

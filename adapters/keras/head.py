@@ -21,13 +21,14 @@ class MatryoshkaHead(keras.layers.Layer):
     """A Matryoshka classifier that holds its weights: from ``(batch, ..., D)`` to logits ``(batch, ..., G, C)``.
 
     What :func:`mrl.nested_logits` does with a :class:`mrl.NestedHead`, or with a :class:`mrl.TiedHead` under
-    ``tied=True``, with the batch first, as Keras wants it. Kernels are those of ``Dense``: ``(m_g, C)``, one for each
-    granularity, or one ``(D, C)``. Factors have the layer's compute dtype, logits are float32 or wider.
+    ``tied=True``, with the batch first, as Keras wants it. Matrices are ``(C, m_g)`` as those of a head, or one
+    ``(C, D)``, like an embedding table; in files they are the kernels of ``Dense``, ``(m_g, C)``. Factors have the
+    layer's compute dtype, logits are float32 or wider.
 
     Args:
         nesting: the granularities and their weights.
         classes: ``C``, at least 1.
-        tied: one kernel for all granularities (MRL-E), else one for each (MRL).
+        tied: one matrix for all granularities (MRL-E), else one for each (MRL).
         use_bias: with biases ``(C,)``: one, or one for each granularity.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer: as those of ``Dense``.
         kwargs: ``name``, ``dtype``, ``trainable``, as any layer takes them.
@@ -92,7 +93,7 @@ class MatryoshkaHead(keras.layers.Layer):
             >>> nesting = mrl.Nesting((8, 16))
             >>> head = mrl.init_head(nesting, 10, tied=True, backend="numpy", seed=0)
             >>> [tuple(weight.shape) for weight in MatryoshkaHead.from_head(head, nesting).weights]
-            [(16, 10), (10,)]
+            [(10, 16), (10,)]
         """
         checks.check_nesting(nesting)
         arrays = checks.head_arrays(head, nesting)
@@ -107,7 +108,7 @@ class MatryoshkaHead(keras.layers.Layer):
         use_bias = biases[0] is not None
         made = cls(nesting, classes, tied=tied, use_bias=use_bias, **{"dtype": kernels[0].dtype.name, **kwargs})
         made.build((None, width))
-        made.set_weights([np.transpose(kernel) for kernel in kernels] + (biases if use_bias else []))
+        made.set_weights(kernels + (biases if use_bias else []))
         return made
 
     @property
@@ -124,28 +125,36 @@ class MatryoshkaHead(keras.layers.Layer):
             )
         widths = [width] if self.tied else self.nesting.dims
 
-        def weight(name: str, shape: tuple[int, ...], g: int, initializer: Any, regularizer: Any) -> Any:
-            name = name if self.tied else f"{name}_{g}"
-            return self.add_weight(name=name, shape=shape, initializer=_fresh(initializer), regularizer=regularizer)
+        def drawn(shape: tuple[int, int], dtype: Any = None) -> Any:
+            """As a kernel of ``Dense``; anew for each, because an initializer of Keras repeats itself."""
+            again = getattr(self.kernel_initializer, "clone", lambda: self.kernel_initializer)()
+            return ops.transpose(again(shape[::-1], dtype=dtype))
 
         for g, dim in enumerate(widths):
-            shape = (dim, self.classes)
-            self.kernels.append(weight("kernel", shape, g, self.kernel_initializer, self.kernel_regularizer))
+            name, shape = ("kernel" if self.tied else f"kernel_{g}"), (self.classes, dim)
+            made = self.add_weight(name=name, shape=shape, initializer=drawn, regularizer=self.kernel_regularizer)
+            self.kernels.append(made)
         for g in range(len(widths) if self.use_bias else 0):
-            self.biases.append(weight("bias", (self.classes,), g, self.bias_initializer, self.bias_regularizer))
+            name, shape, initializer = ("bias" if self.tied else f"bias_{g}"), (self.classes,), self.bias_initializer
+            made = self.add_weight(name=name, shape=shape, initializer=initializer, regularizer=self.bias_regularizer)
+            self.biases.append(made)
         self.built = True
 
     def call(self, z: Any, dim: int | None = None) -> Any:
         """Logits ``(batch, ..., G, C)``, or ``(batch, ..., C)`` of the granularity ``dim``."""
-        z, head = ops.cast(z, self.compute_dtype), self._head(self.compute_dtype)
         if dim is None:
-            return ops.moveaxis(mrl.nested_logits(z, head, self.nesting), 0, -2)
+            return ops.moveaxis(self.levels(z), 0, -2)
+        z, head = ops.cast(z, self.compute_dtype), self._head(self.compute_dtype)
         g = check_level(self.nesting, dim)
         if isinstance(head, TiedHead):
             alone = TiedHead(head.weight[:, :dim], head.bias)
         else:
             alone = TiedHead(head.weights[g], None if head.biases is None else head.biases[g])
         return mrl.nested_logits(z[..., :dim], alone, Nesting((dim,)))[0]
+
+    def levels(self, z: Any) -> Any:
+        """``(G, batch, ..., C)`` logits, the granularities first: what :func:`mrl.nested_logits` gives."""
+        return mrl.nested_logits(ops.cast(z, self.compute_dtype), self._head(self.compute_dtype), self.nesting)
 
     def compute_output_shape(self, input_shape: Any, dim: int | None = None) -> tuple[int | None, ...]:
         levels = (len(self.nesting),) if dim is None else ()
@@ -192,9 +201,24 @@ class MatryoshkaHead(keras.layers.Layer):
         level = 0 if self.tied else g
         layer = keras.layers.Dense(self.classes, use_bias=self.use_bias, dtype=self.dtype_policy)
         layer.build((None, self.nesting.dims[g]))
-        kernel = ops.convert_to_numpy(self.kernels[level])[: self.nesting.dims[g]]
-        layer.set_weights([kernel, *([ops.convert_to_numpy(self.biases[level])] if self.use_bias else [])])
+        kernel = ops.convert_to_numpy(self.kernels[level])[:, : self.nesting.dims[g]]
+        layer.set_weights([kernel.T, *([ops.convert_to_numpy(self.biases[level])] if self.use_bias else [])])
         return layer
+
+    def save_own_variables(self, store: Any) -> None:
+        """Numbered as any layer's, kernels as those of ``Dense``: :func:`mrl.read_head` reads them so."""
+        for i, variable in enumerate([*self.kernels, *self.biases]):
+            store[str(i)] = np.ascontiguousarray(np.transpose(ops.convert_to_numpy(variable)))
+
+    def load_own_variables(self, store: Any) -> None:
+        variables = [*self.kernels, *self.biases]
+        if len(store.keys()) != len(variables):
+            raise ValueError(
+                f"{self.name}: expected {len(variables)} variables, got {len(store.keys())}; build the layer for the "
+                "embedding, nesting and biases that it was saved with"
+            )
+        for i, variable in enumerate(variables):
+            variable.assign(np.transpose(store[str(i)]))
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -214,13 +238,8 @@ class MatryoshkaHead(keras.layers.Layer):
         return cls(**nesting_of(config))
 
     def _head(self, dtype: str) -> Head:
-        kernels = tuple(ops.transpose(ops.convert_to_tensor(kernel, dtype=dtype)) for kernel in self.kernels)
+        kernels = tuple(ops.convert_to_tensor(kernel, dtype=dtype) for kernel in self.kernels)
         biases = tuple(ops.convert_to_tensor(bias, dtype=dtype) for bias in self.biases) or None
         if self.tied:
             return TiedHead(kernels[0], biases and biases[0])
         return NestedHead(kernels, biases)
-
-
-def _fresh(initializer: Any) -> Any:
-    """For each kernel one of its own: Keras' random initializers draw the same numbers each time they are called."""
-    return initializer.clone() if hasattr(initializer, "clone") else initializer

@@ -8,8 +8,8 @@ import keras
 from keras import ops
 
 HALVES = ("float16", "bfloat16")
-NO_CLASS = -(2**31)
-"""In the place of what is no integer: in no range of classes, and nobody's ``ignore_class``."""
+NO_CLASS, NO_ANSWER = -(2**31), 1 - 2**31
+"""In the place of labels that are no integers, and of what NaN answers: in no range, equal to nothing."""
 
 
 def wide(dtype: Any) -> Any:
@@ -43,6 +43,19 @@ def class_indices(y_true: Any, rank: int) -> Any:
     if dtype in ("bool", "int8", "uint8", "int16", "uint16", "int32"):
         return indices
     return ops.where(ops.equal(ops.cast(indices, dtype), labels), indices, NO_CLASS)
+
+
+def labels_of(y_true: Any, rank: int, classes: int) -> Any:
+    """:func:`class_indices`, of one-hot labels the largest."""
+    if are_probabilities(y_true, rank, classes):
+        return ops.cast(ops.argmax(y_true, axis=-1), "int32")
+    return class_indices(y_true, rank)
+
+
+def answers_of(logits: Any) -> Any:
+    """``(...)`` int32, of equal logits the lowest class; beside a NaN none of them."""
+    answers = ops.cast(ops.argmax(logits, axis=-1), "int32")
+    return ops.where(ops.any(ops.isnan(logits), axis=-1), NO_ANSWER, answers)
 
 
 def are_probabilities(y_true: Any, rank: int, classes: int) -> bool:

@@ -11,7 +11,7 @@ from mrl import checks
 from mrl.nesting import Nesting
 
 from .configs import check_classes, check_level, config_of, nesting_of
-from .labels import are_probabilities, class_indices, wide
+from .labels import answers_of, labels_of, wide
 
 
 @keras.saving.register_keras_serializable(package="mrl")
@@ -63,23 +63,19 @@ class GranularityAccuracy(keras.metrics.Mean):
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
         classes, rank = check_classes(y_pred, self.nesting), len(y_pred.shape) - 2
-        level = y_pred[..., self._g, :]
-        if are_probabilities(y_true, rank, classes):
-            labels = ops.argmax(y_true, axis=-1)
-        else:
-            labels = class_indices(y_true, rank)
-        labels = ops.cast(labels, "int32")
-        right = ops.equal(ops.cast(ops.argmax(level, axis=-1), "int32"), labels)
-        right = ops.logical_and(right, ops.logical_not(ops.any(ops.isnan(level), axis=-1)))
+        self.count_answers(labels_of(y_true, rank, classes), answers_of(y_pred[..., self._g, :]), sample_weight)
+
+    def count_answers(self, labels: Any, answers: Any, sample_weight: Any = None) -> None:
+        """:meth:`update_state` where the largest logits are known already, of int32 ``(batch, ...)`` each."""
         if self.ignore_class is not None:
-            used = ops.cast(ops.not_equal(labels, self.ignore_class), self.dtype)
+            used, rank = ops.cast(ops.not_equal(labels, self.ignore_class), self.dtype), len(labels.shape)
             if sample_weight is None:
                 sample_weight = used
             else:
                 given = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
                 given = ops.squeeze(given, -1) if len(given.shape) == rank + 1 and given.shape[-1] == 1 else given
                 sample_weight = ops.where(ops.equal(used, 0), 0.0, given)
-        super().update_state(ops.cast(right, self.dtype), sample_weight)
+        super().update_state(ops.cast(ops.equal(labels, answers), self.dtype), sample_weight)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -14,7 +14,7 @@ from mrl.nesting import Nesting
 
 from .configs import check_level, config_of, nesting_of
 from .head import MatryoshkaHead
-from .labels import are_probabilities, class_indices
+from .labels import answers_of, are_probabilities, class_indices, labels_of
 from .losses import NestedCategoricalCrossentropy, NestedSparseCategoricalCrossentropy
 from .metrics import GranularityAccuracy
 
@@ -101,15 +101,16 @@ class MatryoshkaModel(keras.Model):
         self.built = True
 
     def call(self, x: Any, training: bool | None = None) -> Any:
-        """``(batch, G, C)`` logits; for the loss that ``fit`` takes of it, the embedding, with logits for metrics."""
+        """``(batch, G, C)`` logits; in ``fit``, whose loss is of the embedding, that and what is reported besides."""
         z = self.encoder(x)  # which is told of the training by Keras
         if self._dim is not None:
             return self.head(z, dim=self._dim)
         if not (training is True and self.compiled and self.loss is None):
             return self.head(z)
-        if not (self.train_accuracy or self._compile_metrics is not None):
-            return (z,)
-        return z, ops.stop_gradient(self.head(ops.stop_gradient(z)))
+        fixed = ops.stop_gradient(z)
+        if self._compile_metrics is not None:
+            return z, ops.stop_gradient(self.head(fixed))
+        return (z, answers_of(self.head.levels(fixed))) if self.train_accuracy else (z,)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
@@ -137,11 +138,14 @@ class MatryoshkaModel(keras.Model):
         """What ``fit`` and ``evaluate`` report: the loss, the accuracies, and what ``compile`` was given."""
         trained = isinstance(y_pred, (tuple, list))
         left_out = trained and not self.train_accuracy
-        logits = y_pred[-1] if trained else y_pred
+        given = y_pred[-1] if trained else y_pred
         if not left_out:
-            for accuracy in self.accuracies:
-                accuracy.update_state(y, logits)
-        found: dict[str, Any] = super().compute_metrics(x, y, logits, sample_weight)
+            rank = len(given.shape) - (1 if trained and self._compile_metrics is None else 2)
+            labels = labels_of(y, rank, self.head.classes)
+            answers = given if trained and self._compile_metrics is None else ops.moveaxis(answers_of(given), -1, 0)
+            for g, accuracy in enumerate(self.accuracies):
+                accuracy.count_answers(labels, answers[g])
+        found: dict[str, Any] = super().compute_metrics(x, y, given, sample_weight)
         names = {accuracy.name for accuracy in self.accuracies} if left_out else set()
         return {name: value for name, value in found.items() if name not in names}
 
