@@ -12,10 +12,11 @@ BATCHES = 6
 """Of one ``fit``; the first is not counted."""
 
 
-def seconds(size: Size, backend: str, repeats: int) -> dict[str, list[float]]:
+def seconds(size: Size, backend: str, repeats: int, trained: bool = True) -> dict[str, list[float]]:
     """Of ``repeats`` calls of ``fit`` in turn, each step. Under ``plain, accuracy`` and ``fit, accuracies`` they report.
 
-    The encoder is the identity, so that no gradient of the embedding is wanted; the optimiser is plain descent.
+    The encoder multiplies each dimension by a number, so that the gradient of the embedding is wanted, as that of any
+    encoder is; or is the identity, ``trained=False``, and nothing but the head is trained. The optimiser is plain descent.
     """
     os.environ["KERAS_BACKEND"] = backend
     import keras
@@ -31,6 +32,15 @@ def seconds(size: Size, backend: str, repeats: int) -> dict[str, list[float]]:
 
         def call(self, z: Any) -> list[Any]:
             return [z[:, :m] @ self.kernel[:m] + self.bias for m in size.nesting.dims]
+
+    class Scale(keras.layers.Layer):
+        def build(self, shape: Any) -> None:
+            self.scale = self.add_weight(shape=(size.width,), initializer="ones", name="scale")
+
+        def call(self, z: Any) -> Any:
+            return z * self.scale
+
+    encoder = Scale if trained else keras.layers.Identity
 
     class Clock(keras.callbacks.Callback):
         def __init__(self) -> None:
@@ -49,7 +59,7 @@ def seconds(size: Size, backend: str, repeats: int) -> dict[str, list[float]]:
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     def plain(*metrics: str) -> Any:
-        layers = [keras.Input((size.width,)), keras.layers.Identity(), keras.layers.Dense(size.classes)]
+        layers = [keras.Input((size.width,)), encoder(), keras.layers.Dense(size.classes)]
         return compiled(keras.Sequential(layers), loss=cross_entropy, metrics=list(metrics))
 
     def compiled(model: Any, **options: Any) -> Any:
@@ -57,14 +67,17 @@ def seconds(size: Size, backend: str, repeats: int) -> dict[str, list[float]]:
         return model
 
     def model(**options: Any) -> Any:
-        return compiled(MatryoshkaModel(keras.layers.Identity(), size.nesting, size.classes, tied=size.tied, **options))
+        return compiled(MatryoshkaModel(encoder(), size.nesting, size.classes, tied=size.tied, **options))
 
     inputs = keras.Input((size.width,))
     count = len(size.nesting)
     models = {
         "plain": (plain(), labels),
         "fit": (model(train_accuracy=False), labels),
-        "loop": (compiled(keras.Model(inputs, Prefixes()(inputs)), loss=[cross_entropy] * count), [labels] * count),
+        "loop": (
+            compiled(keras.Model(inputs, Prefixes()(encoder()(inputs))), loss=[cross_entropy] * count),
+            [labels] * count,
+        ),
         "plain, accuracy": (plain("sparse_categorical_accuracy"), labels),
         "fit, accuracies": (model(), labels),
     }

@@ -358,6 +358,26 @@ def check_losses_and_metrics_of_compile():
     same(loss, mean_of(regularized) + 0.1 * (array(regularized.encoder.weights[0]) ** 2).sum())
 
 
+class Doubling(keras.layers.Layer):
+    """An encoder of one's own that says nothing of its shapes, and behaves otherwise in training."""
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(shape=(input_shape[-1], NESTING.width))
+
+    def call(self, x, training=None):
+        return (2.0 if training else 1.0) * (x @ self.kernel)
+
+
+def check_an_encoder_of_ones_own():
+    model = MatryoshkaModel(Doubling(), NESTING, CLASSES)
+    model.compile(keras.optimizers.SGD(0.0), **EAGER)
+    same(model.evaluate(X, LABELS, verbose=0)[0], mean_of(model))
+    model.reset_metrics()
+    trained = model.train_on_batch(X, LABELS)[0]
+    z = array(model.encoder(X, training=True))
+    same(trained, spec.nested_cross_entropy(z, host(model.head), LABELS, NESTING).total)
+
+
 def check_predictions():
     for tied in (False, True):
         model = made(tied)

@@ -94,15 +94,15 @@ class MatryoshkaModel(keras.Model):
         self._predict_functions: dict[int, Any] = {}
 
     def build(self, input_shape: Any) -> None:
-        if not self.encoder.built:
-            self.encoder.build(input_shape)
-        if not self.head.built:
-            self.head.build(self.encoder.compute_output_shape(input_shape))
+        if not (self.encoder.built and self.head.built):
+            # Called, not asked for its output's shape, which layers need not know; it is built so too.
+            z = self.encoder(keras.tree.map_shape_structure(keras.KerasTensor, input_shape))
+            self.head.build(z.shape)
         self.built = True
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         """``(batch, G, C)`` logits; in ``fit``, whose loss is of the embedding, that and what is reported besides."""
-        z = self.encoder(x)  # which is told of the training by Keras
+        z = self.encoder(x, training=training)  # told by name: under JAX Keras tells the outer alone
         if self._dim is not None:
             return self.head(z, dim=self._dim)
         if not (training is True and self.compiled and self.loss is None):
