@@ -13,10 +13,10 @@ BATCHES = 6
 
 
 def seconds(size: Size, backend: str, repeats: int, trained: bool = True) -> dict[str, list[float]]:
-    """Of ``repeats`` calls of ``fit`` in turn, each step. Under ``plain, accuracy`` and ``fit, accuracies`` they report.
+    """Each step of ``repeats`` calls of ``fit`` in turn; the last two report accuracies too.
 
     The encoder multiplies each dimension by a number, so that the gradient of the embedding is wanted, as that of any
-    encoder is; or is the identity, ``trained=False``, and nothing but the head is trained. The optimiser is plain descent.
+    encoder is; or, with ``trained=False``, it is the identity. The optimiser is plain descent.
     """
     os.environ["KERAS_BACKEND"] = backend
     import keras

@@ -1,6 +1,6 @@
 """``mrl.adapters.keras`` under each backend of Keras, which decides on one per process: all checks in one.
 
-What is checked is in adapter_keras_worker.py. A second process loads what the first one saved.
+What is checked is in adapter_keras_parts.py and adapter_keras_model.py; a second process loads what one saved.
 """
 
 import ast
@@ -11,7 +11,10 @@ import sys
 from pathlib import Path
 
 WORKER = Path(__file__).with_name("adapter_keras_worker.py")
-FUNCTIONS = [node.name for node in ast.parse(WORKER.read_text(encoding="utf-8")).body if hasattr(node, "returns")]
+FILES = [WORKER.with_name(f"adapter_keras_{name}.py") for name in ("parts", "model")]
+FUNCTIONS = [
+    node.name for path in FILES for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.FunctionDef)
+]
 
 
 def run(backend, folder, *options):
