@@ -18,7 +18,7 @@ def seconds(size: Size, backend: str, repeats: int, trained: bool = True) -> dic
     The encoder multiplies each dimension by a number, so that the gradient of the embedding is wanted, as that of any
     encoder is; or, with ``trained=False``, it is the identity. The optimiser is plain descent.
     """
-    os.environ["KERAS_BACKEND"] = backend
+    os.environ["KERAS_BACKEND"] = backend  # before anybody imports Keras
     import keras
     import numpy as np
     from mrl.adapters.keras import MatryoshkaModel

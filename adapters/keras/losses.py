@@ -83,8 +83,8 @@ class NestedSparseCategoricalCrossentropy(_NestedLoss):
         >>> import keras, mrl, numpy as np
         >>> from mrl.adapters.keras import NestedSparseCategoricalCrossentropy
         >>> loss = NestedSparseCategoricalCrossentropy(mrl.Nesting((8, 16)))
-        >>> float(loss(np.array([[2.0]]), np.zeros((1, 2, 10)))) / np.log(10) # doctest: +ELLIPSIS
-        2.0000...
+        >>> round(float(loss(np.array([[2.0]]), np.zeros((1, 2, 10)))) / float(np.log(10)), 5)
+        2.0
 
     Source: arXiv 2205.13147, equation 1; reductions as in ``keras.losses.SparseCategoricalCrossentropy``.
     """
@@ -145,8 +145,8 @@ class NestedCategoricalCrossentropy(_NestedLoss):
         >>> import keras, mrl, numpy as np
         >>> from mrl.adapters.keras import NestedCategoricalCrossentropy
         >>> loss = NestedCategoricalCrossentropy(mrl.Nesting((8, 16), weights=(1.0, 0.5)), label_smoothing=0.1)
-        >>> float(loss(np.eye(10)[:1], np.zeros((1, 2, 10)))) / np.log(10) # doctest: +ELLIPSIS
-        1.50000...
+        >>> round(float(loss(np.eye(10)[:1], np.zeros((1, 2, 10)))) / float(np.log(10)), 5)
+        1.5
 
     Source: arXiv 2205.13147, equation 1; reductions as in ``keras.losses.CategoricalCrossentropy``.
     """
