@@ -94,7 +94,10 @@ def check_symbolic_inputs():
     assert (one.shape, one.dtype) == ((None, CLASSES), "float32")
     model = keras.Model(z, logits)
     same(model(Z), array(layer(Z)))
-    assert made()(keras.Input((WIDTH,))).shape == (None, 3, CLASSES)
+    whole = made(dtype="mixed_bfloat16")
+    assert whole.compute_output_shape((None, WIDTH)) == (None, 3, CLASSES)
+    symbolic = whole(keras.Input((WIDTH,)))
+    assert (symbolic.shape, symbolic.dtype) == ((None, 3, CLASSES), "float32")
 
 
 def check_sparse_loss():

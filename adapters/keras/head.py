@@ -135,8 +135,12 @@ class MatryoshkaHead(keras.layers.Layer):
             made = self.add_weight(name=name, shape=shape, initializer=drawn, regularizer=self.kernel_regularizer)
             self.kernels.append(made)
         for g in range(len(widths) if self.use_bias else 0):
-            name, shape, initializer = ("bias" if self.tied else f"bias_{g}"), (self.classes,), self.bias_initializer
-            made = self.add_weight(name=name, shape=shape, initializer=initializer, regularizer=self.bias_regularizer)
+            made = self.add_weight(
+                name="bias" if self.tied else f"bias_{g}",
+                shape=(self.classes,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+            )
             self.biases.append(made)
         self.built = True
 

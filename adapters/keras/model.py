@@ -57,6 +57,8 @@ class MatryoshkaModel(keras.Model):
     Source: arXiv 2205.13147, section 3.
     """
 
+    predict_function: Any
+
     def __init__(
         self,
         encoder: Any,
@@ -111,6 +113,13 @@ class MatryoshkaModel(keras.Model):
         if self._compile_metrics is not None:
             return z, ops.stop_gradient(self.head(fixed))
         return (z, answers_of(self.head.levels(fixed))) if self.train_accuracy else (z,)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        z = self.encoder(keras.tree.map_shape_structure(keras.KerasTensor, input_shape))
+        return self.head.compute_output_shape(z.shape)
+
+    def compute_output_spec(self, x: Any, training: bool | None = None) -> keras.KerasTensor:
+        return self.head(self.encoder(x))  # whose dtype is not the policy's
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
