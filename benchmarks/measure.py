@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from typing import Any
 
 import cascades
 import modules
+import steps_keras
 from cases import BASE, GROWTH, MODES, ON_A_DEVICE, QUICK, QUICK_GROWTH, SIZES, Size
 from timing import alternate, summary
 
@@ -33,10 +35,18 @@ def measure(backend: str, *, quick: bool, repeats: int, made: dict[str, str]) ->
                 found["growth"].append({"axis": axis, "value": value, "mode": mode, "steps": steps})
     if not made:
         case = cascades.QUICK_CASCADE if quick else cascades.CASCADE
+        if backend != "numpy":
+            found["keras"] = [keras(backend, size, repeats) for size in (QUICK[:2] if quick else (SIZES[0], SIZES[3]))]
         if backend == "torch":
             found["module_microseconds"] = modules.overheads(repeats)
         found["cascade"] = [cascade(backend, mode, case, repeats) for mode in cascades.MODES[backend]]
     return found
+
+
+def keras(backend: str, size: Size, repeats: int) -> dict[str, Any]:
+    """As many steps as elsewhere, a few a call of ``fit``."""
+    calls = -(-repeats // (steps_keras.BATCHES - 1))
+    return {"size": size.name, "steps": summary(steps_keras.seconds(size, backend, calls))}
 
 
 def cascade(backend: str, mode: str, case: cascades.Cascade, repeats: int) -> dict[str, Any]:
@@ -66,5 +76,7 @@ if __name__ == "__main__":
     parser.add_argument("--device")
     parser.add_argument("--dtype")
     arguments = parser.parse_args()
+    if arguments.backend != "numpy":
+        os.environ["KERAS_BACKEND"] = arguments.backend  # before anybody imports Keras
     made = {name: value for name in ("device", "dtype") if (value := getattr(arguments, name))}
     print(json.dumps(measure(arguments.backend, quick=arguments.quick, repeats=arguments.repeats, made=made)))

@@ -14,12 +14,13 @@ import mrl
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FRAMEWORKS = ("torch", "jax", "tensorflow")
-ADAPTERS = {"torch": "torch", "flax": "jax"}
-"""Those that import a framework."""
+ADAPTERS = {"torch": "torch", "flax": "jax", "keras": "tensorflow"}
+"""Those that import a framework; Keras has TensorFlow's if it is not told otherwise."""
 
 
 def needed(text: str) -> set[str]:
-    return {name for name in FRAMEWORKS if re.search(rf"^(?:>>> )?import {name}\b", text, re.MULTILINE)}
+    roots = {"keras": "tensorflow"} | {name: name for name in FRAMEWORKS}
+    return {name for root, name in roots.items() if re.search(rf"^(?:>>> )?import {root}\b", text, re.MULTILINE)}
 
 
 def blocks() -> dict[str, str]:
@@ -35,11 +36,12 @@ def pages() -> dict[str, str]:
 def modules(frameworks: set[str]) -> list[str]:
     names = {info.name for info in pkgutil.walk_packages(mrl.__path__, "mrl.", onerror=lambda name: None)}
     # An editable install has them elsewhere.
-    names |= {
-        info.name for info in pkgutil.iter_modules(importlib.import_module("mrl.adapters").__path__, "mrl.adapters.")
-    }
-    left_out = {f"mrl.adapters.{name}" for name, framework in ADAPTERS.items() if framework not in frameworks}
-    names = {name for name in names - left_out if not name.startswith("mrl.backends.") and ".train_" not in name}
+    (folder,) = importlib.import_module("mrl.adapters").__path__
+    paths = [path.relative_to(folder).with_suffix("").parts for path in Path(folder).rglob("*.py")]
+    names |= {".".join(("mrl.adapters", *parts)).removesuffix(".__init__") for parts in paths}
+    left_out = {name for name, framework in ADAPTERS.items() if framework not in frameworks}
+    names = {name for name in names if not (name.startswith("mrl.adapters.") and name.split(".")[2] in left_out)}
+    names = {name for name in names if not name.startswith("mrl.backends.") and ".train_" not in name}
     return ["mrl", *sorted(names)]
 
 

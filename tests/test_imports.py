@@ -124,6 +124,7 @@ def test_a_backend_knows_one_framework_and_mrl(name: str) -> None:
 ADAPTERS = {
     "torch": {"torch"},
     "flax": {"flax", "jax"},
+    "keras": {"keras", "tensorflow"},  # which it asks for the replicas of tf.distribute
     "sklearn": {"sklearn", "scipy"},
     "gradients": {"torch", "jax", "tensorflow"},
 }
@@ -131,7 +132,8 @@ ADAPTERS = {
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_an_adapter_knows_its_ecosystem_and_mrl(name: str) -> None:
-    foreign = imported(ROOT / "adapters" / f"{name}.py") - set(sys.stdlib_module_names) - {"mrl", "numpy"}
+    paths = modules(f"adapters/{name}") or [ROOT / "adapters" / f"{name}.py"]
+    foreign = set[str]().union(*map(imported, paths)) - set(sys.stdlib_module_names) - {"mrl", "numpy"}
     assert foreign == ADAPTERS[name]
 
 

@@ -1,0 +1,37 @@
+"""A nesting in the configurations of Keras, which are JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mrl import checks
+from mrl.nesting import Nesting
+
+
+def config_of(nesting: Nesting) -> dict[str, Any]:
+    """``{"dims": [...], "weights": [...]}``."""
+    return {"dims": list(nesting.dims), "weights": list(nesting.weights)}
+
+
+def nesting_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of an object, with the :class:`mrl.Nesting` in the place of what :func:`config_of` made."""
+    return {**config, "nesting": Nesting(**config["nesting"])}
+
+
+def check_level(nesting: Nesting, dim: int | None) -> int:
+    """The index of a granularity, ``None`` for the largest."""
+    dim = nesting.width if dim is None else checks.check_integer("dim", dim)
+    if dim not in nesting.dims:
+        raise ValueError(f"dim: expected one of {nesting.dims}, got {dim}; choose a granularity of the nesting")
+    return nesting.dims.index(dim)
+
+
+def check_classes(y_pred: Any, nesting: Nesting) -> int:
+    """``C`` of logits ``(..., G, C)``."""
+    shape = tuple(y_pred.shape)
+    if len(shape) < 2 or shape[-2] != len(nesting) or not shape[-1]:
+        raise ValueError(
+            f"y_pred: expected shape (batch, ..., G, C) with G = {len(nesting)}, the granularities of the nesting, got "
+            f"{shape}; give what MatryoshkaHead gives for this nesting"
+        )
+    return int(shape[-1])
