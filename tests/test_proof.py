@@ -64,3 +64,17 @@ def test_an_excluded_class_has_no_part(backend_name: str, fused: bool, reduction
     nothing = [given[0], given[1], mrl.convert(np.zeros(3, np.int32), backend_name)]
     loss = mrl.nested_cross_entropy(*nothing, nesting, ignore_index=0, reduction=reduction, fused=fused)
     assert not np.any(mrl.convert(loss.total, "numpy"))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_mean_over_no_weight_is_nothing(backend_name: str, fused: bool, tied: bool) -> None:
+    """Though smoothing gives a row whose class counts nothing a share of the others."""
+    nesting, weight = mrl.Nesting((1, 2)), np.array([[1.0, 2.0], [0.5, -1.0]], np.float32)
+    head = mrl.TiedHead(weight) if tied else mrl.NestedHead((weight[:, :1], weight))
+    z, labels, class_weight = np.ones((3, 2), np.float32), np.zeros(3, np.int32), np.array([0.0, 1.0], np.float32)
+    z, head, labels, class_weight = (mrl.convert(x, backend_name) for x in (z, head, labels, class_weight))
+    options = {"class_weight": class_weight, "label_smoothing": 0.2, "fused": fused}
+    assert mrl.convert(mrl.nested_cross_entropy(z, head, labels, nesting, **options).total, "numpy") == 0
+    total = mrl.nested_cross_entropy(z, head, labels, nesting, reduction="sum", **options).total
+    assert mrl.convert(total, "numpy") > 0.1

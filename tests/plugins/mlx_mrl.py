@@ -47,7 +47,7 @@ def nested_cross_entropy(
         target = target * class_weight.astype(mx.float32)
         counted = rows if soft else rows * class_weight.astype(mx.float32)[hard]
     if reduction == "mean":
-        rows = rows / mx.where(counted.sum() == 0, 1.0, counted.sum())
+        rows = mx.where(counted.sum() == 0, 0.0, rows / counted.sum())
     rows, target = mx.stop_gradient(rows), mx.stop_gradient(target)
     losses = mx.zeros((len(nesting), *z.shape[:-1]))
     if z.size:  # mx.logsumexp refuses an empty batch

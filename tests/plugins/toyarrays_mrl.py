@@ -46,7 +46,8 @@ def nested_cross_entropy(
         log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
         losses = np.where(rows == 0, 0, -rows * np.sum(np.where(target == 0, 0, target * log_p), -1)).astype(wide)
         if reduction != "none":
-            losses = np.asarray(losses.sum() / ((counted.sum() or 1) if reduction == "mean" else 1), wide)
+            divisor = counted.sum() if reduction == "mean" else 1
+            losses = np.asarray(losses.sum() / divisor if divisor else 0, wide)
         if w:
             total = total + w * scale * losses
         per_level.append(losses if w else np.full_like(losses, np.nan))
