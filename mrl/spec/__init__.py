@@ -11,16 +11,20 @@ against central differences.
 
 from .accuracy import nested_accuracy
 from .cascade import cascade_exit, cascade_predict, confidence
+from .contrastive import ContrastiveGradients, nested_contrastive, nested_contrastive_vjp
 from .cross_entropy import nested_cross_entropy, nested_cross_entropy_vjp
 from .logits import nested_logits, nested_logits_vjp
 from .truncate import SMALLEST_NORM, truncate, truncate_vjp
 
 __all__ = [
     "SMALLEST_NORM",
+    "ContrastiveGradients",
     "cascade_exit",
     "cascade_predict",
     "confidence",
     "nested_accuracy",
+    "nested_contrastive",
+    "nested_contrastive_vjp",
     "nested_cross_entropy",
     "nested_cross_entropy_vjp",
     "nested_logits",
