@@ -15,7 +15,21 @@ Float = NDArray[np.float64]
 
 
 class ContrastiveGradients(NamedTuple):
-    """Of every argument, in its own shape; ``None`` for ``negatives`` that were not given."""
+    """Gradients of the arguments of :func:`nested_contrastive`, each in its own shape, in float64.
+
+    Attributes:
+        anchors, positives: ``(B, D)``.
+        negatives: ``(..., D)``, or ``None`` if none were given.
+        temperature: ``()`` or ``(G,)``.
+
+    Example:
+        >>> import mrl, numpy as np
+        >>> gradients = mrl.spec.nested_contrastive_vjp(np.eye(2), np.eye(2), mrl.Nesting((2,)), 1.0)
+        >>> gradients.anchors.shape, gradients.negatives, gradients.temperature.shape
+        ((2, 2), None, ())
+
+    Source: the derivatives of :func:`nested_contrastive`.
+    """
 
     anchors: Float
     positives: Float
