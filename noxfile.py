@@ -21,8 +21,9 @@ FRAMEWORKS = ("torch", "jax", "tensorflow")
 BACKENDS = ("numpy", *FRAMEWORKS)
 TEST_TOOLS = ("pytest>=8", "pytest-xdist>=3.6", "h5py>=3.10", "safetensors>=0.5")
 EXPORT_TOOLS = ("onnxscript>=0.4", "onnxruntime>=1.20")  # PyTorch's exporter, and who runs what it writes
-KERAS = ("keras>=3.8",)  # whose variables wrap arrays of every framework; with TensorFlow it comes
-JAX_TOOLS = (*KERAS, "flatbuffers>=24")  # in which JAX writes what it exports
+JAX_TOOLS = ("flatbuffers>=24",)  # in which JAX writes what it exports
+BESIDE = {"numpy": (), "torch": ("torch", "keras"), "jax": ("flax", "keras"), "tensorflow": ("tensorflow", "keras")}
+"""A backend's extra and those of the ecosystems that are tested with it."""
 CHECK_TOOLS = ("pandas>=2", "array-api-strict>=2")  # without which scikit-learn leaves checks out
 TRITON = "triton>=3.2"  # comes with PyTorch for CUDA, not with PyTorch for the CPU
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TOKENIZERS_PARALLELISM": "false"}
@@ -62,9 +63,8 @@ def triton(session: nox.Session) -> None:
 @nox.parametrize("backend", BACKENDS)
 def tests_alone(session: nox.Session, backend: str) -> None:
     """One backend in an environment without the other frameworks."""
-    tools = (*TEST_TOOLS, *CHECK_TOOLS, *{"torch": (*EXPORT_TOOLS, *KERAS), "jax": JAX_TOOLS}.get(backend, ()))
-    extras = {"numpy": (), "jax": ("flax",)}.get(backend, (backend,))
-    install(session, *extras, "sklearn", "testing", "demo", tools=tools)
+    tools = (*TEST_TOOLS, *CHECK_TOOLS, *{"torch": EXPORT_TOOLS, "jax": JAX_TOOLS}.get(backend, ()))
+    install(session, *BESIDE[backend], "sklearn", "testing", "demo", tools=tools)
     pytest(session, backends=(backend,))
 
 
@@ -78,7 +78,7 @@ def plugins(session: nox.Session) -> None:
 @nox.session
 def x64_off(session: nox.Session) -> None:
     """JAX as most people run it, without 64-bit numbers."""
-    install(session, "flax", "sklearn", "testing", "demo", tools=(*TEST_TOOLS, *CHECK_TOOLS, *JAX_TOOLS))
+    install(session, *BESIDE["jax"], "sklearn", "testing", "demo", tools=(*TEST_TOOLS, *CHECK_TOOLS, *JAX_TOOLS))
     pytest(session, "--x64=off", backends=("jax",))
 
 

@@ -15,6 +15,8 @@ from mrl import checks
 from mrl.heads import Head, NestedHead, NestedLoss, TiedHead, head_leaves
 from mrl.nesting import Nesting
 
+from .heads import check_call, level_of, sizes_of
+
 
 class MatryoshkaHead(nnx.Module):
     """A Matryoshka classifier that holds its parameters: ``head(z)`` are logits, ``head(z, labels)`` is the loss.
@@ -94,12 +96,7 @@ class MatryoshkaHead(nnx.Module):
         """
         checks.check_nesting(nesting)
         head = mrl.convert(head, "jax")
-        arrays = checks.head_arrays(head, nesting)
-        embedding: tuple[int | None, ...] = (nesting.width,)
-        if isinstance(head, TiedHead):  # which may be wider
-            embedding = checks.check_embedding("head.weight", head.weight, nesting.width)
-        classes = checks.check_head(head, arrays, nesting, embedding)
-        tied = isinstance(head, TiedHead)
+        (classes, _), tied = sizes_of(head, nesting), isinstance(head, TiedHead)
         leaves = [_copied(leaf.T) for leaf in head_leaves(head)]  # a vector's transpose is the vector
         levels = 1 if tied else len(nesting)
         kernels, biases = leaves[:levels], leaves[levels:] or None
@@ -136,17 +133,11 @@ class MatryoshkaHead(nnx.Module):
             TypeError: options without labels, ``reduction`` beside ``num_items``, or as the functions raise it.
             ValueError: a ``num_items`` below 0 or of more than one number, or as the functions raise it.
         """
+        check_call(labels, num_items, options)
         if labels is None:
-            if options or num_items is not None:
-                names = ", ".join([*options, *["num_items"] * (num_items is not None)])
-                raise TypeError(f"labels: expected class indices or probabilities beside {names}, got None; pass them")
             return mrl.nested_logits(z, self.head, self.nesting)
         if num_items is None:
             return mrl.nested_cross_entropy(z, self.head, labels, self.nesting, **options)
-        if "reduction" in options:
-            raise TypeError(
-                f"reduction: expected nothing beside num_items, got {options['reduction']!r}; the sum is divided by it"
-            )
         _check_num_items(num_items)
         loss = mrl.nested_cross_entropy(z, self.head, labels, self.nesting, reduction="sum", **options)
         return NestedLoss(*(_share(x, num_items) for x in loss))
@@ -208,14 +199,11 @@ class MatryoshkaHead(nnx.Module):
 
     def _level(self, dim: int | None) -> tuple[int, Array, Array | None]:
         """``m_g``, its kernel and ``b_g``."""
-        dims = self.nesting.dims
-        dim = dims[-1] if dim is None else checks.check_integer("dim", dim)
-        if dim not in dims:
-            raise ValueError(f"dim: expected one of {dims}, got {dim}; choose a granularity of the nesting")
+        g = level_of(self.nesting, dim)
+        dim = self.nesting.dims[g]
         if self.tied:
             kernel, bias = self.kernel[:dim], self.bias
         else:
-            g = dims.index(dim)
             kernel, bias = self.kernels[g][...], None if self.biases is None else self.biases[g]
         return dim, kernel, None if bias is None else bias[...]
 

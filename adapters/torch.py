@@ -15,6 +15,8 @@ from mrl import checks
 from mrl.heads import Head, NestedHead, NestedLoss, TiedHead
 from mrl.nesting import Nesting
 
+from .heads import check_call, level_of, sizes_of
+
 RAIVNLAB = re.compile(r"(?P<prefix>(?:.*\.)?)nesting_classifier_(?P<level>\d+)\.(?P<name>weight|bias)")
 
 
@@ -97,13 +99,7 @@ class MatryoshkaHead(nn.Module):
             >>> MatryoshkaHead.from_head(head, nesting)
             MatryoshkaHead(Nesting((8, 16)), classes=10, tied=True, bias=True)
         """
-        checks.check_nesting(nesting)
-        arrays = checks.head_arrays(head, nesting)
-        tied = isinstance(head, TiedHead)
-        embedding: tuple[int | None, ...] = (nesting.width,)
-        if isinstance(head, TiedHead):  # which may be wider
-            embedding = checks.check_embedding("head.weight", head.weight, nesting.width)
-        classes = checks.check_head(head, arrays, nesting, embedding)
+        (classes, _), tied = sizes_of(head, nesting), isinstance(head, TiedHead)
         given = mrl.convert(head, "torch")
         bias = (given.bias if tied else given.biases) is not None
         made = cls(nesting, classes, tied=tied, bias=bias, device="meta")
@@ -143,17 +139,11 @@ class MatryoshkaHead(nn.Module):
             TypeError: options without labels, ``reduction`` beside ``num_items``, or as the functions raise it.
             ValueError: a ``num_items`` below 0 or of more than one number, or as the functions raise it.
         """
+        check_call(labels, num_items, options)
         if labels is None:
-            if options or num_items is not None:
-                names = ", ".join([*options, *["num_items"] * (num_items is not None)])
-                raise TypeError(f"labels: expected class indices or probabilities beside {names}, got None; pass them")
             return mrl.nested_logits(z, self.head, self.nesting)
         if num_items is None:
             return mrl.nested_cross_entropy(z, self.head, labels, self.nesting, **options)
-        if "reduction" in options:
-            raise TypeError(
-                f"reduction: expected nothing beside num_items, got {options['reduction']!r}; the sum is divided by it"
-            )
         loss = mrl.nested_cross_entropy(z, self.head, labels, self.nesting, reduction="sum", **options)
         return NestedLoss(*(_share(x, num_items) for x in loss))
 
@@ -240,13 +230,10 @@ class MatryoshkaHead(nn.Module):
 
     def _level(self, dim: int | None) -> tuple[int, Tensor, Tensor | None]:
         """``m_g``, its ``W_g`` and ``b_g``."""
-        dims = self.nesting.dims
-        dim = dims[-1] if dim is None else checks.check_integer("dim", dim)
-        if dim not in dims:
-            raise ValueError(f"dim: expected one of {dims}, got {dim}; choose a granularity of the nesting")
+        g = level_of(self.nesting, dim)
+        dim = self.nesting.dims[g]
         if self.tied:
             return dim, self.weight[:, :dim], self.bias
-        g = dims.index(dim)
         return dim, self.weights[g], None if self.biases is None else self.biases[g]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from mrl import checks
 from mrl.nesting import Nesting
 
 
@@ -16,14 +15,6 @@ def config_of(nesting: Nesting) -> dict[str, Any]:
 def nesting_of(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration of an object, with the :class:`mrl.Nesting` in the place of what :func:`config_of` made."""
     return {**config, "nesting": Nesting(**config["nesting"])}
-
-
-def check_level(nesting: Nesting, dim: int | None) -> int:
-    """The index of a granularity, ``None`` for the largest."""
-    dim = nesting.width if dim is None else checks.check_integer("dim", dim)
-    if dim not in nesting.dims:
-        raise ValueError(f"dim: expected one of {nesting.dims}, got {dim}; choose a granularity of the nesting")
-    return nesting.dims.index(dim)
 
 
 def check_classes(y_pred: Any, nesting: Nesting) -> int:

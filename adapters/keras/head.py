@@ -13,7 +13,8 @@ from mrl import checks
 from mrl.heads import Head, NestedHead, NestedLoss, TiedHead
 from mrl.nesting import Nesting
 
-from .configs import check_level, config_of, nesting_of
+from ..heads import level_of, sizes_of
+from .configs import config_of, nesting_of
 
 
 @keras.saving.register_keras_serializable(package="mrl")
@@ -95,13 +96,7 @@ class MatryoshkaHead(keras.layers.Layer):
             >>> [tuple(weight.shape) for weight in MatryoshkaHead.from_head(head, nesting).weights]
             [(10, 16), (10,)]
         """
-        checks.check_nesting(nesting)
-        arrays = checks.head_arrays(head, nesting)
-        tied = isinstance(head, TiedHead)
-        width = nesting.width
-        if isinstance(head, TiedHead):  # which may be wider
-            width = checks.check_embedding("head.weight", head.weight, width)[-1] or width
-        classes = checks.check_head(head, arrays, nesting, (width,))
+        (classes, width), tied = sizes_of(head, nesting), isinstance(head, TiedHead)
         given = mrl.convert(head, "numpy")
         kernels = [given.weight] if tied else list(given.weights)
         biases = [given.bias] if tied else list(given.biases or (None,))
@@ -149,7 +144,7 @@ class MatryoshkaHead(keras.layers.Layer):
         if dim is None:
             return ops.moveaxis(self.levels(z), 0, -2)
         z, head = ops.cast(z, self.compute_dtype), self._head(self.compute_dtype)
-        g = check_level(self.nesting, dim)
+        g = level_of(self.nesting, dim)
         if isinstance(head, TiedHead):
             alone = TiedHead(head.weight[:, :dim], head.bias)
         else:
@@ -190,7 +185,7 @@ class MatryoshkaHead(keras.layers.Layer):
             TypeError: ``dim`` is no integer.
             ValueError: the nesting has no such granularity.
         """
-        return ops.argmax(self(z, dim=self.nesting.dims[check_level(self.nesting, dim)]), axis=-1)
+        return ops.argmax(self(z, dim=self.nesting.dims[level_of(self.nesting, dim)]), axis=-1)
 
     def at(self, dim: int) -> keras.layers.Dense:
         """The classifier of one granularity as a layer of its own, with copies of the weights, for export.
@@ -201,7 +196,7 @@ class MatryoshkaHead(keras.layers.Layer):
         Raises:
             TypeError, ValueError: as :meth:`predict`.
         """
-        g = check_level(self.nesting, checks.check_integer("dim", dim))
+        g = level_of(self.nesting, checks.check_integer("dim", dim))
         level = 0 if self.tied else g
         layer = keras.layers.Dense(self.classes, use_bias=self.use_bias, dtype=self.dtype_policy)
         layer.build((None, self.nesting.dims[g]))

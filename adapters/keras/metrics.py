@@ -10,7 +10,8 @@ from keras import ops
 from mrl import checks
 from mrl.nesting import Nesting
 
-from .configs import check_classes, check_level, config_of, nesting_of
+from ..heads import level_of
+from .configs import check_classes, config_of, nesting_of
 from .labels import answers_of, labels_of, wide
 
 
@@ -54,7 +55,7 @@ class GranularityAccuracy(keras.metrics.Mean):
         dtype: Any = None,
     ) -> None:
         checks.check_nesting(nesting)
-        self._g = check_level(nesting, checks.check_integer("dim", dim))
+        self._g = level_of(nesting, checks.check_integer("dim", dim))
         super().__init__(name=name or f"accuracy_{dim}", dtype=wide(dtype))
         self.dim, self.nesting = nesting.dims[self._g], nesting
         self.ignore_class = None if ignore_class is None else checks.check_integer("ignore_class", ignore_class)

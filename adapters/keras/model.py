@@ -12,7 +12,8 @@ from keras import ops
 from mrl import checks
 from mrl.nesting import Nesting
 
-from .configs import check_level, config_of, nesting_of
+from ..heads import level_of
+from .configs import config_of, nesting_of
 from .head import MatryoshkaHead
 from .labels import answers_of, are_probabilities, class_indices, labels_of
 from .losses import NestedCategoricalCrossentropy, NestedSparseCategoricalCrossentropy
@@ -197,7 +198,7 @@ class MatryoshkaModel(keras.Model):
     @contextmanager
     def _answering(self, dim: int | None) -> Iterator[None]:
         """Keras keeps the function that it traced to predict: here one for each granularity, until it is compiled."""
-        dim = self.nesting.dims[check_level(self.nesting, dim)]
+        dim = self.nesting.dims[level_of(self.nesting, dim)]
         if self.predict_function is None:
             self._predict_functions.clear()
         before, self._dim, self.predict_function = self._dim, dim, self._predict_functions.get(dim)

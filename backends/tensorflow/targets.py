@@ -51,8 +51,7 @@ def row_factors(
                 factors, class_weight = counted, None
     if mean:
         count = tf.reduce_sum(counted) if weighted else tf.cast(tf.math.count_nonzero(used), wide)
-        nothing = tf.equal(count, 0)  # to be divided by, though smoothing may leave a row a loss
-        factors = tf.where(nothing, tf.zeros_like(factors), factors / tf.where(nothing, tf.ones_like(count), count))
+        factors = tf.math.divide_no_nan(factors, count)  # of no weight nothing, though smoothing may leave a row a loss
     if lost is not None:
         # A label out of range that nobody could see makes its loss and its gradient NaN, never a wrong number.
         factors += nan_where(lost, wide)
