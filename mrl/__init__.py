@@ -22,6 +22,7 @@ from .cascade import (
     fit_temperatures,
     plot_cascade,
 )
+from .contrastive import nested_contrastive
 from .dispatch import register
 from .heads import NestedHead, NestedLoss, TiedHead
 from .losses import nested, nested_cross_entropy, nested_logits, truncate
@@ -66,6 +67,7 @@ __all__ = [
     "load_head",
     "nested",
     "nested_accuracy",
+    "nested_contrastive",
     "nested_cross_entropy",
     "nested_logits",
     "plot_cascade",

@@ -169,7 +169,7 @@ def check_labels(
     if dtype not in INTEGERS:
         raise TypeError(f"labels: expected an integer dtype, got {dtype}; give class indices, one per example")
     got = shape_of("labels", labels)
-    if len(got) != len(shape) or not _compatible(got, shape):
+    if len(got) != len(shape) or not compatible(got, shape):
         raise ValueError(
             f"labels: expected shape {tuple(shape)}, the leading shape of z, got {tuple(got)}; "
             "give one class index per example"
@@ -193,7 +193,7 @@ def check_targets(
     if dtype_name(labels) not in FLOATING or len(got) == len(shape):
         return check_labels(labels, shape, classes, ignore_index, backend)
     expected = (*shape, classes)
-    if len(got) != len(expected) or not _compatible(got, expected):
+    if len(got) != len(expected) or not compatible(got, expected):
         raise ValueError(
             f"labels: expected shape {expected}, a probability for every class, because they are {dtype_name(labels)}, "
             f"got {tuple(got)}; give class indices in an integer dtype, or one row of C probabilities per example"
@@ -221,7 +221,7 @@ def check_weights(
     """
     check_floating(name, weights)
     got = shape_of(name, weights)
-    if len(got) != len(shape) or not _compatible(got, shape):
+    if len(got) != len(shape) or not compatible(got, shape):
         raise ValueError(f"{name}: expected shape {tuple(shape)}, got {tuple(got)}; give one number for each")
     values = backend.to_numpy(weights, blocking=False)
     if values is None:
@@ -303,7 +303,7 @@ def _expect(name: str, array: Array, expected: tuple[int, ...]) -> None:
         raise ValueError(f"{name}: expected shape {expected}, got {tuple(shape)}; match the nesting and the classes")
 
 
-def _compatible(shape: tuple[int | None, ...], expected: tuple[int | None, ...]) -> bool:
+def compatible(shape: tuple[int | None, ...], expected: tuple[int | None, ...]) -> bool:
     return all(a is None or b is None or a == b for a, b in zip(shape, expected, strict=True))
 
 

@@ -10,7 +10,14 @@ from .nesting import Nesting
 KERNELS = ("truncate", "nested_logits", "nested_cross_entropy", "from_numpy", "to_numpy")
 """The names that every backend exports."""
 
-FURTHER_KERNELS = ("nested_accuracy", "cascade_exit", "cascade_predict", "devices", "take_numpy")
+FURTHER_KERNELS = (
+    "nested_contrastive",
+    "nested_accuracy",
+    "cascade_exit",
+    "cascade_predict",
+    "devices",
+    "take_numpy",
+)
 """The names that a third-party backend may leave out: who calls such a function is told."""
 
 
@@ -78,6 +85,28 @@ class Backend(Protocol):
 
         Labels out of range, and weights below zero, that nobody could see give NaN. ``fused=True`` may refuse a second
         derivative, with an error that names ``fused=False``; it must never give a wrong one.
+        """
+
+    def nested_contrastive(
+        self,
+        anchors: Array,
+        positives: Array,
+        nesting: Nesting,
+        *,
+        negatives: Array | None,
+        temperature: float | Array,
+        exclude: Array | None,
+        symmetric: bool,
+        similarity: str,
+        reduction: str,
+        fused: bool,
+        chunk_rows: int | None,
+        across: Any,
+    ) -> NestedLoss:
+        """:func:`mrl.spec.nested_contrastive`, over the devices that ``across`` names if any.
+
+        What ``across`` may be is the framework's matter: it is checked here. Temperatures and exclusions that nobody
+        could see give NaN where they are wrong. ``fused=True`` as for :meth:`nested_cross_entropy`.
         """
 
     def nested_accuracy(

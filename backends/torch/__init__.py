@@ -8,6 +8,7 @@ from mrl.nesting import Nesting
 
 from .arrays import devices, from_numpy, to_numpy
 from .cascade import cascade_exit, cascade_predict
+from .contrastive import nested_contrastive
 from .losses import nested_accuracy, nested_cross_entropy, nested_logits, truncate
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "devices",
     "from_numpy",
     "nested_accuracy",
+    "nested_contrastive",
     "nested_cross_entropy",
     "nested_logits",
     "to_numpy",

@@ -84,14 +84,19 @@ def accumulation_dtype(z: Tensor, head: Head) -> torch.dtype:
 
 def factor_dtype(z: Tensor, head: Head) -> torch.dtype:
     """In which ``z`` and the matrices are multiplied: promoted, or what autocast makes of them."""
-    if accumulation_dtype(z, head) == torch.float64:
+    if accumulation_dtype(z, head) == torch.float64:  # of a bias, say
         return torch.float64
-    kind = z.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    return common_dtype(z, *((head.weight,) if isinstance(head, TiedHead) else head.weights))
+
+
+def common_dtype(*factors: Tensor) -> torch.dtype:
+    """In which arrays are multiplied: promoted, or what autocast makes of them, unless one is float64."""
+    dtype = factors[0].dtype
+    for x in factors[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    kind = factors[0].device.type
+    if dtype != torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
-    dtype = z.dtype
-    for weight in (head.weight,) if isinstance(head, TiedHead) else head.weights:
-        dtype = torch.promote_types(dtype, weight.dtype)
     return dtype
 
 

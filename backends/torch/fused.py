@@ -21,8 +21,11 @@ from mrl.heads import Head, TiedHead, head_leaves
 from mrl.nesting import Nesting
 from mrl.planning import ENOUGH_ROWS, plan_chunk_rows, plan_groups, plan_places
 
-from .arrays import factor_dtype, has_memory, is_batched
+from .arrays import factor_dtype, is_batched
+from .once import DifferentiableOnce, cannot_work, check_traceable, is_one, too_much
 from .sweep import Plan, sweep
+
+NAME = "nested_cross_entropy"
 
 Data: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 """Labels or probabilities, factors of the rows, of the classes, and of the levels."""
@@ -43,13 +46,7 @@ def fused_cross_entropy(
     """``(total, per_level)`` of ``rows[i] * CE_g[i]``, summed over the examples or not."""
     tied, leaves = isinstance(head, TiedHead), head_leaves(head)
     compiling, grad_enabled = torch.compiler.is_compiling(), torch.is_grad_enabled()
-    if compiling and _is_transformed():
-        raise _too_much("torch.func or forward-mode differentiation inside torch.compile")
-    if not compiling and torch.jit.is_tracing():
-        raise RuntimeError(
-            "nested_cross_entropy: the fused form is one function of autograd, which torch.jit.trace cannot record; "
-            "use torch.export, or pass fused=False for the composed form"
-        )
+    check_traceable(NAME)
     count, classes = None if compiling else rows.numel(), leaves[0].shape[0]
     # Compiled for any number of rows, a chunk is planned as if there were many.
     level_bytes = (ENOUGH_ROWS if count is None else count) * classes * rows.element_size()
@@ -75,11 +72,8 @@ def fused_cross_entropy(
         plan = Plan(nesting, tied, label_smoothing, narrow, summed, chunk, needs)
         try:
             total, per_level, *_ = _FusedCrossEntropy.apply(z, *data, plan, *leaves)
-        except NotImplementedError as error:  # of a tensor that shards itself, say
-            raise NotImplementedError(
-                f"nested_cross_entropy: the fused form works in place, got a {type(z).__name__} on {z.device.type}, "
-                "for which PyTorch lacks an operation; pass fused=False for the composed form"
-            ) from error
+        except NotImplementedError as error:
+            raise cannot_work(NAME, z) from error
     if not summed:
         total, per_level = total.reshape(lead), per_level.reshape(len(nesting), *lead)
     return total, per_level
@@ -140,64 +134,27 @@ class _FusedCrossEntropy(torch.autograd.Function):
         if upstream is None:
             return (None,) * (6 + len(arrays) - 1)
         if is_batched(upstream):
-            raise _too_much("vmap over its gradient")
+            raise too_much(NAME, "vmap over its gradient")
         gradients, ctx.gradients = ctx.gradients, None
         with torch.no_grad():
             if gradients is None:  # or a second pass through a retained graph
                 gradients = _gradients(plan, arrays, data, upstream, _forward)
-            elif not _is_one(upstream):
+            elif not is_one(upstream):
                 gradients = [gradient.mul_(upstream) for gradient in gradients]
             dz, *dleaves = _in_their_places(plan, arrays, gradients)
         if torch.is_grad_enabled():
             dz, *dleaves = (
-                None if g is None else _DifferentiableOnce.apply(g, upstream, *arrays) for g in (dz, *dleaves)
+                None if g is None else DifferentiableOnce.apply(g, NAME, upstream, *arrays) for g in (dz, *dleaves)
             )
         return dz, *(None,) * 5, *dleaves
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        raise _too_much("forward-mode differentiation")
+        raise too_much(NAME, "forward-mode differentiation")
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        raise _too_much("vmap")
-
-
-class _DifferentiableOnce(torch.autograd.Function):
-    """A gradient that depends on ``inputs`` in a way that is not known: asking for it is an error, not zero."""
-
-    @staticmethod
-    def forward(gradient: Tensor, *inputs: Tensor) -> Tensor:
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Any:
-        raise _too_much("a second derivative")
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        raise _too_much("vmap over its gradient")
-
-
-def _is_transformed() -> bool:
-    """Whether the operator of compiled code would lose a tangent, or fail where PyTorch cannot say why."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-
-
-def _is_one(upstream: Tensor) -> bool:
-    """Whether it is seen, without waiting for a device, that nothing has to be scaled."""
-    return upstream.device.type == "cpu" and has_memory(upstream) and upstream.item() == 1
-
-
-def _too_much(asked: str) -> RuntimeError:
-    return RuntimeError(
-        f"nested_cross_entropy: the fused form is differentiable once, in reverse; got {asked}; "
-        "pass fused=False for the composed form"
-    )
+        raise too_much(NAME, "vmap")
 
 
 # The kernels write their products into slices, which torch.compile does not trace: to it they are one operator.
@@ -226,7 +183,7 @@ def _operator(
     needs: Sequence[bool],
 ) -> list[Tensor]:
     if forward_ad._current_level >= 0:  # of a graph that was exported
-        raise _too_much("forward-mode differentiation")
+        raise too_much(NAME, "forward-mode differentiation")
     plan = Plan(Nesting(dims, weights), tied, label_smoothing, narrow, summed, chunk_rows, tuple(needs))
     return _forward(z, (labels, rows, class_weight, level_weights), plan, leaves)
 
@@ -270,7 +227,7 @@ def _operator_backward(ctx: Any, upstream: list[Tensor | None]) -> tuple[Any, ..
         )  # fmt: skip
 
     if any(x is not None for x in upstream[2:]):  # of the gradients, which are outputs too
-        raise _too_much("a second derivative")
+        raise too_much(NAME, "a second derivative")
     plan, saved = ctx.plan, ctx.saved_tensors
     stop = 4 + len(plan.needs)
     data, arrays, gradients = saved[:4], saved[4:stop], saved[stop:]

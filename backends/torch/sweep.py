@@ -124,9 +124,9 @@ def _sweep_tied(
             if dz is not None or dweight is not None:
                 suffix = _narrow(suffix, z.dtype, scale)
             if dz is not None:
-                _put_product(dz[:, start:stop], suffix, weight[:, start:stop], False)
+                put_product(dz[:, start:stop], suffix, weight[:, start:stop], False)
             if dweight is not None:
-                _put_product(dweight[:, start:stop], suffix.mT, z[:, start:stop], add)
+                put_product(dweight[:, start:stop], suffix.mT, z[:, start:stop], add)
     if dbias is not None:
         _put(dbias, places[0].sum(0), add)
 
@@ -157,9 +157,9 @@ def _sweep_untied(
         if dz is not None or dleaves[g] is not None:
             residual = _narrow(level[0], z.dtype, scale)
         if dz is not None:
-            _put_product(dz[:, :m], residual, leaves[g], g + 1 < count)
+            put_product(dz[:, :m], residual, leaves[g], g + 1 < count)
         if dleaves[g] is not None:
-            _put_product(dleaves[g], residual.mT, z[:, :m], add)
+            put_product(dleaves[g], residual.mT, z[:, :m], add)
         if dbiases[g] is not None:
             _put(dbiases[g], level[0].sum(0), add)
 
@@ -168,7 +168,7 @@ def _put(out: Tensor, x: Tensor, add: bool) -> None:
     out.add_(x) if add else out.copy_(x)
 
 
-def _put_product(out: Tensor, a: Tensor, b: Tensor, add: bool) -> None:
+def put_product(out: Tensor, a: Tensor, b: Tensor, add: bool) -> None:
     if a.dtype == out.dtype and out.shape[1] < NARROW:
         _put(out, torch.mm(b.mT, a.mT, out=out.new_empty(out.shape[::-1])).mT, add)
     elif add:
