@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ from mrl.planning import plan_chunk_rows
 from .arrays import has_memory, multiplies
 from .sweep import add_product, put_product
 
-MORE_PLACES = 3
-"""Arrays of a chunk beside the products of its levels: two to work in, and what operations make on the way."""
+TILE_BYTES = 1 << 20
+"""Similarities that one pass of element-wise work takes at a time: with two arrays beside them, a CPU core's cache."""
 
 ORDINARY, NOTHING, MOST = 40, -60, 55
 """Exponents of float32: rows whose entries lie between ``2**-40`` and ``2**40`` are taken as they are; a prefix without
@@ -66,7 +67,7 @@ class _Sweep:
         inverse = (1 / temperature).unsqueeze(-1)
         self.right = inverse.expand(levels, candidates) if c.inverse is None else c.inverse * inverse
         size = plan_chunk_rows(
-            levels + MORE_PLACES,
+            levels,
             count,
             max(1, candidates),
             rows.element_size(),
@@ -75,7 +76,10 @@ class _Sweep:
         )
         self.chunks = [slice(start, min(count, start + size)) for start in range(0, count, size)]
         self.places = rows.new_empty(levels, min(size, count), candidates)
-        self.scratch = rows.new_empty(2, min(size, count), candidates)
+        self.tile = size
+        if rows.device.type == "cpu":
+            self.tile = max(1, min(size, TILE_BYTES // (max(1, candidates) * rows.element_size())))
+        self.scratch = rows.new_empty(2, min(self.tile, count), candidates)
         self.losses = rows.new_empty(levels, count)
         # Of every level, the product of a prefix with its gradient, both as of unit vectors. Temperatures need it too.
         self.radial_a = rows.new_zeros(levels, count)
@@ -91,57 +95,66 @@ class _Sweep:
         of_rows, mass = torch.empty_like(self.losses), torch.zeros_like(self.losses)
         largest = torch.full_like(self.losses, -torch.inf)
         for chunk in self.chunks:
-            for g, product in enumerate(self._products(chunk)):
-                _, s = self._similarities(g, product, chunk)
-                of_rows[g, chunk] = s.logsumexp(-1)
+            products = self._products(chunk)
+            for (g, product), tile in itertools.product(enumerate(products), self._tiles(chunk)):
+                _, s = self._similarities(g, product[tile.start - chunk.start : tile.stop - chunk.start], tile)
+                of_rows[g, tile] = s.logsumexp(-1)
                 columns = s[:, :count]
                 above = torch.maximum(largest[g], columns.amax(0))
                 known = above.masked_fill(above.isneginf(), 0)
-                mass[g] = mass[g] * (largest[g] - known).exp() + (columns - known).exp_().sum(0)
+                mass[g] = mass[g] * (largest[g] - known).exp() + columns.sub_(known).exp_().sum(0)
                 largest[g] = above
         self.sums = of_rows, largest + mass.log()
 
     def one(self, chunk: slice) -> None:
         """The losses of a chunk of anchors, and its part of the gradients: the largest level first."""
-        nesting, rows = self.plan.nesting, self.rows[chunk]
         # Of the only chunk the products are still there.
         products = self._products(chunk) if self.sums is None or len(self.chunks) > 1 else self.places.unbind()
-        own = torch.arange(chunk.start, chunk.stop, device=rows.device).add_(self.plan.first).unsqueeze(-1)
-        suffix: Tensor | None = None
-        for g in reversed(range(len(nesting))):
-            x, s = self._similarities(g, products[g], chunk)
-            matching = s.gather(-1, own).squeeze(-1)
-            scale, weight = nesting.weights[g] * rows, nesting.weights[g]
-            inverse = None if self.a.inverse is None else self.a.inverse[g, chunk]
-            unit = scale if inverse is None else scale * inverse
-            if self.sums is None:
-                largest = s.amax(-1)
-                ds = torch.softmax(s, -1, out=s)
-                # The largest probability is exp(largest - lse): no further pass is needed for lse, and its logarithm
-                # comes last, because beside a large similarity it would be rounded.
-                self.losses[g, chunk] = rows * (largest - matching - ds.amax(-1).log_())
-                ds.mul_(unit.unsqueeze(-1))
-            else:
-                of_rows, of_columns = self.sums[0][g, chunk], self.sums[1][g]
-                both = (of_rows - matching) + (of_columns[chunk] - matching)
-                self.losses[g, chunk] = rows * both / 2
-                columns = (s[:, : len(of_columns)] - of_columns).exp_().mul_(weight / 2 * self.rows)
-                ds = s.sub_(of_rows.unsqueeze(-1)).exp_().mul_(scale.unsqueeze(-1) / 2)
-                ds[:, : len(of_columns)] += columns
-                if inverse is not None:
-                    ds.mul_(inverse.unsqueeze(-1))
-            if not any(self.plan.needs):
-                continue
-            ds.scatter_add_(-1, own, -unit.unsqueeze(-1))
-            if self.plan.cosine or self.plan.needs[2]:
-                x.mul_(ds)
-                self.radial_a[g, chunk] = x.sum(-1)
-                if self.dc is not None and self.plan.cosine:
-                    self.radial_c[g] += x.sum(0)
-            # The gradient for a level's product takes the place of that product, summed over the levels above.
-            out, right = products[g], self.right[g]
-            suffix = torch.mul(ds, right, out=out) if suffix is None else torch.addcmul(suffix, ds, right, out=out)
-            self._add_products(g, suffix, chunk)
+        above: Tensor | None = None
+        for g in reversed(range(len(products))):
+            for tile in self._tiles(chunk):
+                part = slice(tile.start - chunk.start, tile.stop - chunk.start)
+                self._level(g, products[g][part], None if above is None else above[part], tile)
+            above = products[g]
+            if any(self.plan.needs):
+                self._add_products(g, above, chunk)
+
+    def _level(self, g: int, product: Tensor, above: Tensor | None, tile: slice) -> None:
+        """Losses; and the gradient for a level's product, that of the levels ``above`` added, in its place."""
+        rows, weight = self.rows[tile], self.plan.nesting.weights[g]
+        x, s = self._similarities(g, product, tile)
+        own = torch.arange(tile.start, tile.stop, device=rows.device).add_(self.plan.first).unsqueeze(-1)
+        matching = s.gather(-1, own).squeeze(-1)
+        inverse = None if self.a.inverse is None else self.a.inverse[g, tile]
+        scale = weight * rows if inverse is None else weight * rows * inverse
+        if self.sums is None:
+            largest = s.amax(-1)
+            ds = torch.softmax(s, -1, out=s)
+            # The largest probability is exp(largest - lse): no further pass is needed for lse, and its logarithm comes
+            # last, because beside a large similarity it would be rounded.
+            self.losses[g, tile] = rows * (largest - matching - ds.amax(-1).log_())
+            ds.mul_(scale.unsqueeze(-1))
+        else:
+            of_rows, of_columns = self.sums[0][g, tile], self.sums[1][g]
+            both = (of_rows - matching) + (of_columns[tile] - matching)
+            self.losses[g, tile] = rows * both / 2
+            columns = (s[:, : len(of_columns)] - of_columns).exp_().mul_(weight / 2 * self.rows)
+            ds = s.sub_(of_rows.unsqueeze(-1)).exp_().mul_(weight / 2 * rows.unsqueeze(-1))
+            ds[:, : len(of_columns)] += columns
+            if inverse is not None:
+                ds.mul_(inverse.unsqueeze(-1))
+        if not any(self.plan.needs):
+            return
+        ds.scatter_add_(-1, own, -scale.unsqueeze(-1))
+        if self.plan.cosine or self.plan.needs[2]:
+            x.mul_(ds)
+            self.radial_a[g, tile] = x.sum(-1)
+            if self.dc is not None and self.plan.cosine:
+                self.radial_c[g] += x.sum(0)
+        if above is None:
+            torch.mul(ds, self.right[g], out=product)
+        else:
+            torch.add(above, ds.mul_(self.right[g]), out=product)
 
     def gradients(self) -> list[Tensor | None]:
         pairs = ((self.da, self.a, self.radial_a), (self.dc, self.c, self.radial_c))
@@ -152,10 +165,15 @@ class _Sweep:
     def _products(self, chunk: slice) -> tuple[Tensor, ...]:
         """The Gram matrices of all levels of a chunk of anchors: each is the one before and a block's product."""
         places = self.places[:, : chunk.stop - chunk.start].unbind()
-        before = self.rows.new_zeros(())
+        before: Tensor | None = None
         for (start, stop), place in zip(self.plan.nesting.blocks, places, strict=True):
-            before = add_product(before, self.a.x[chunk, start:stop], self.c.x[:, start:stop].mT, out=place)
+            a, c = self.a.x[chunk, start:stop], self.c.x[:, start:stop].mT
+            before = put_product(place, a, c, False) if before is None else add_product(before, a, c, out=place)
         return places
+
+    def _tiles(self, chunk: slice) -> list[slice]:
+        starts = range(chunk.start, chunk.stop, self.tile)
+        return [slice(start, min(chunk.stop, start + self.tile)) for start in starts]
 
     def _similarities(self, g: int, product: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
         """``K_g / (|c| temperature)``, and what is compared: that divided by ``|a|``, without what is excluded."""

@@ -168,15 +168,15 @@ def _put(out: Tensor, x: Tensor, add: bool) -> None:
     out.add_(x) if add else out.copy_(x)
 
 
-def put_product(out: Tensor, a: Tensor, b: Tensor, add: bool) -> None:
+def put_product(out: Tensor, a: Tensor, b: Tensor, add: bool) -> Tensor:
     if a.dtype == out.dtype and out.shape[1] < NARROW:
         _put(out, torch.mm(b.mT, a.mT, out=out.new_empty(out.shape[::-1])).mT, add)
-    elif add:
-        add_product(out, a, b, out=out)
-    elif a.dtype == out.dtype:
-        torch.mm(a, b, out=out)
-    else:
-        torch.mm(a, b, out_dtype=out.dtype, out=out)
+        return out
+    if add:
+        return add_product(out, a, b, out=out)
+    if a.dtype == out.dtype:
+        return torch.mm(a, b, out=out)
+    return torch.mm(a, b, out_dtype=out.dtype, out=out)
 
 
 def add_product(before: Tensor, a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
