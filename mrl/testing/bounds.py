@@ -1,6 +1,7 @@
 """How far a right implementation may be from the specification, for every family that the kit proves."""
 
 from .cascade.bounds import cascade, cascade_values, confidence_bound
+from .contrastive.bounds import nested_contrastive
 from .cross_entropy.bounds import (
     logits_bound,
     nested_cosine,
@@ -18,6 +19,7 @@ __all__ = [
     "confidence_bound",
     "gamma",
     "logits_bound",
+    "nested_contrastive",
     "nested_cosine",
     "nested_cross_entropy",
     "nested_ends",

@@ -130,6 +130,7 @@ class Case:
     mutants: tuple[Mutant, ...]
     drawn: Draw
     head: bool = True
+    differentiated: Callable[[Problem], list[Any]] | None = None  # instead of the embeddings and a head
     constants: Callable[[Problem], list[Any]] = lambda problem: []
     narrow: bool = False
     gradients: bool = True
@@ -152,5 +153,7 @@ class Case:
         return self.drawn.each_pooled(dtype, specials=self.specials, seed=seed)
 
     def arrays(self, problem: Problem) -> list[Any]:
-        """What is differentiated: the embeddings, then the arrays of the head."""
+        """What is differentiated: as a rule the embeddings, then the arrays of the head."""
+        if self.differentiated is not None:
+            return self.differentiated(problem)
         return [problem.z, *head_leaves(problem.head)] if self.head else [problem.z]

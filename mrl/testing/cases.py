@@ -2,10 +2,11 @@
 
 from .cascade.cases import CASCADES
 from .case import Case
+from .contrastive.cases import CONTRASTIVE_CASES
 from .cross_entropy.accuracy import ACCURACY
 from .cross_entropy.cases import CROSS_ENTROPY_CASES
 
-CASES: tuple[Case, ...] = (*CROSS_ENTROPY_CASES, ACCURACY, *CASCADES)
+CASES: tuple[Case, ...] = (*CROSS_ENTROPY_CASES, *CONTRASTIVE_CASES, ACCURACY, *CASCADES)
 """Every operation that the kit proves."""
 
 __all__ = ["CASES", "Case"]

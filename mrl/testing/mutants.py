@@ -2,9 +2,11 @@
 
 from .cascade.mutants import GIVEN_EMBEDDINGS, GIVEN_LOGITS, GIVEN_PROBABILITIES
 from .case import Mutant
+from .contrastive.mutants import CONTRASTIVE
 from .cross_entropy.mutants import CROSS_ENTROPY, LOGITS, TRUNCATE
 
 __all__ = [
+    "CONTRASTIVE",
     "CROSS_ENTROPY",
     "GIVEN_EMBEDDINGS",
     "GIVEN_LOGITS",

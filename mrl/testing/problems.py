@@ -38,6 +38,9 @@ class Layout:
         weighted: which of ``"sample_weight"``, ``"class_weight"`` and ``"level_weights"`` are given.
         topk: of :func:`mrl.nested_accuracy`.
         policy: of a cascade, with the dims of the nesting.
+        symmetric, similarity: options of :func:`mrl.nested_contrastive`; there ``classes`` are its candidates.
+        temperature: of such a loss, a number; or an array that is differentiated, ``()`` for 0 and ``(G,)`` for -1.
+        excluding: candidates are taken out.
         given: what a cascade is given: ``"embeddings"``, or the ``"probabilities"`` or ``"logits"`` of all levels.
         head_dtype: of the head, where it is not that of ``z``.
         frozen: places of arrays that are not differentiated: 0 is ``z``, then come those of the head.
@@ -64,6 +67,10 @@ class Layout:
     weighted: tuple[str, ...] = ()
     topk: tuple[int, ...] = ()
     policy: CascadePolicy | None = None
+    symmetric: bool = False
+    similarity: str = "cosine"
+    temperature: float = 1.0
+    excluding: bool = False
     given: str = "embeddings"
     head_dtype: str = ""
     frozen: tuple[int, ...] = ()
@@ -91,6 +98,9 @@ class Problem:
         labels: ``lead`` integers, or probabilities ``(*lead, C)``.
         upstream: the gradient that comes back from above, of the shape of what is differentiated.
         targets: embeddings to be near to, for losses without a head.
+        negatives: ``(..., D)``, embeddings to be far from.
+        temperature: ``()`` or ``(G,)``, if it is differentiated.
+        exclude: ``(B, M)``, which candidates are taken out.
         sample_weight, class_weight, level_weights: of rows ``lead``, classes ``(C,)`` and levels ``(G,)``.
 
     Example:
@@ -107,6 +117,9 @@ class Problem:
     labels: NDArray[Any]
     upstream: Float
     targets: Float | None = None
+    negatives: Float | None = None
+    temperature: Float | None = None
+    exclude: NDArray[np.bool_] | None = None
     sample_weight: Float | None = None
     class_weight: Float | None = None
     level_weights: Float | None = None

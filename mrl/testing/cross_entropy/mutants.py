@@ -42,7 +42,7 @@ def _scaled_gradient(result: Result, problem: Problem) -> Result | None:
     return result._replace(gradients=[None if x is None else 1.25 * x for x in result.gradients])
 
 
-def _slice_off_by_one(problem: Problem) -> Problem | None:
+def slice_off_by_one(problem: Problem) -> Problem | None:
     dims, weights = list(problem.layout.nesting.dims), problem.layout.nesting.weights
     if not problem.layout.tied or len(dims) < 2:
         return None
@@ -81,7 +81,7 @@ def _drop_class(problem: Problem) -> Problem | None:
     return problem.with_head(NestedHead(head.weights, tuple(without(bias) for bias in head.biases or ())))
 
 
-def _reweighted(change: Callable[[float], float]) -> Callable[[Problem], Problem | None]:
+def reweighted(change: Callable[[float], float]) -> Callable[[Problem], Problem | None]:
     def apply(problem: Problem) -> Problem | None:
         nesting = problem.layout.nesting
         return problem.with_layout(nesting=Nesting(nesting.dims, [change(weight) for weight in nesting.weights]))
@@ -169,7 +169,7 @@ def _no_smoothing(problem: Problem) -> Problem | None:
     return problem.with_layout(label_smoothing=0.0) if problem.layout.label_smoothing else None
 
 
-def _mean_for_sum(result: Result, problem: Problem) -> Result | None:
+def mean_for_sum(result: Result, problem: Problem) -> Result | None:
     total, *rest = result.outputs
     return result._replace(outputs=[total / len(problem.layout.nesting), *rest])
 
@@ -197,7 +197,7 @@ TRUNCATE = (
 )
 
 LOGITS = (
-    Mutant("slice off by one", _slice_off_by_one, retraces=True),
+    Mutant("slice off by one", slice_off_by_one, retraces=True),
     Mutant("bias twice", _bias(2.0)),
     Mutant("bias dropped", _bias(0.0)),
     Mutant("slice starts one late", _roll),
@@ -208,9 +208,9 @@ LOGITS = (
 CROSS_ENTROPY = (
     *LOGITS,
     Mutant("one class dropped", _drop_class),
-    Mutant("weight x 1.001", _reweighted(lambda weight: 1.001 * weight), retraces=True),
-    Mutant("weight applied twice", _reweighted(lambda weight: weight * weight), retraces=True),
-    Mutant("mean over levels for sum", result=_mean_for_sum),
+    Mutant("weight x 1.001", reweighted(lambda weight: 1.001 * weight), retraces=True),
+    Mutant("weight applied twice", reweighted(lambda weight: weight * weight), retraces=True),
+    Mutant("mean over levels for sum", result=mean_for_sum),
     Mutant("ignored rows counted in the mean", result=_ignored_rows_counted),
     Mutant("label off by one", _next_label),
     Mutant("label smoothing ignored", _no_smoothing, retraces=True),

@@ -155,7 +155,7 @@ def problem(
 
     z = numbers((*layout.lead, layout.features))
     if upstream == "embedding" and not half and rng.random() < 0.5:  # whose range ends far above the smallest norm
-        z = _scaled(z, rng.choice(FACTORS, (*layout.lead, 1)))
+        z = scaled_rows(z, rng.choice(FACTORS, (*layout.lead, 1)))
     head = head_from(layout, [numbers(size, layout.head_dtype or dtype) for size in leaf_shapes(layout)])
     above = numbers(upstream_shape)
     if upstream == "loss":  # a loss that nobody differentiates is drawn on purpose, and seldom
@@ -183,7 +183,7 @@ def problem(
     return _excluding_first_class(made, rng) if specials and layout.bias and classes > 1 else made
 
 
-def _scaled(z: Float, factors: Float) -> Float:
+def scaled_rows(z: Float, factors: Float) -> Float:
     largest = np.abs(z).max(-1, keepdims=True, initial=2.0**-149)
     huge = 2.0 ** (126 - np.ceil(np.log2(np.where(largest > 0, largest, 1.0))))
     return np.asarray(z * np.where(np.isinf(factors), huge, factors))
