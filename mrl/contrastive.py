@@ -147,7 +147,10 @@ def _check_embeddings(given: dict[str, Array], nesting: Nesting) -> tuple[int | 
         raise ValueError(f"negatives: expected shape (..., {shape[-1]}), as wide as the anchors, got {tuple(rows)}")
     if count is None or None in rows:
         return count, None
-    return count, count + math.prod(size for size in rows[:-1] if size is not None)
+    further: Any = 1
+    for size in rows[:-1]:  # by hand, because a compiler knows no product of sizes that may change
+        further = further * size
+    return count, count + further
 
 
 def _check_temperatures(temperature: Array, levels: int, backend: Backend) -> None:

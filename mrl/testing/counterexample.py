@@ -39,7 +39,11 @@ def counter_example(
         usual = again.finite or not verdict.finite  # of no infinity or NaN where there was none
         return usual and again.kind == verdict.kind and again.share >= min(verdict.share, CLEARLY)
 
-    small = found if case.discrete or found.layout.given == "logits" else smallest(found, refuted, compiled=compiled)
+    small = (
+        found
+        if case.discrete or found.layout.given in ("logits", "pairs")
+        else smallest(found, refuted, compiled=compiled)
+    )
     try:
         expected, result = case.expected(small), run(small)
     except Exception as error:

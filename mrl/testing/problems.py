@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,7 +42,8 @@ class Layout:
         symmetric, similarity: options of :func:`mrl.nested_contrastive`; there ``classes`` are its candidates.
         temperature: of such a loss, a number; or an array that is differentiated, ``()`` for 0 and ``(G,)`` for -1.
         excluding: candidates are taken out.
-        given: what a cascade is given: ``"embeddings"``, or the ``"probabilities"`` or ``"logits"`` of all levels.
+        given: what a cascade is given: ``"embeddings"``, or the ``"probabilities"`` or ``"logits"`` of all levels;
+            or ``"pairs"`` of embeddings, which a contrastive loss is given.
         head_dtype: of the head, where it is not that of ``z``.
         frozen: places of arrays that are not differentiated: 0 is ``z``, then come those of the head.
         strided: arrays do not lie in memory in one piece, where a framework has such.
@@ -83,7 +85,7 @@ class Layout:
 
     @property
     def rows(self) -> int:
-        return int(np.prod(self.lead, dtype=int))
+        return math.prod(self.lead)
 
 
 @dataclass(frozen=True)

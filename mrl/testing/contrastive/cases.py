@@ -56,7 +56,6 @@ def _nested_contrastive(fused: bool) -> Case:
         differentiated=differentiated,
         constants=excluded,
         further_kernel="nested_contrastive",
-        admits=lambda problem: False,  # of a smaller one; these are small as they are drawn
     )
 
 

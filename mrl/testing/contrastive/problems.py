@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import strategies as st
@@ -77,6 +78,7 @@ def problem(layout: Layout, dtype: str, rng: np.random.Generator, specials: bool
     """Random numbers for a layout."""
     rows, further, half = layout.rows, layout.classes - layout.rows, dtype in ("float16", "bfloat16")
     large = rows >= LARGE_ROWS
+    layout = replace(layout, given="pairs")
     rounded = rng.random() < 0.5 and layout.features <= WIDER
     cosine = layout.similarity == "cosine"
     scale = rng.choice((1.0, 0.1) if not cosine or large else (1.0, 0.1, 4.0))
