@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,11 @@ from mrl.nesting import Nesting
 from mrl.planning import plan_chunk_rows, plan_groups, plan_places
 
 from .arrays import on_host, row_shards, vary_together
+from .once import differentiable_once, refuse
 from .sweep import Plan, sweep
 from .targets import weighted_sum
+
+NAME = "nested_cross_entropy"
 
 MORE_PLACES = 3
 """Arrays of a chunk beyond those planned for its levels: what the compiler makes on the way to a gradient."""
@@ -65,7 +68,7 @@ def fused_cross_entropy(
     except TypeError as error:
         # The one place to say more than JAX does, whose message knows nothing of fused=False.
         if "custom_vjp" in str(error):
-            _refuse("forward-mode differentiation", error)
+            refuse(NAME, "forward-mode differentiation", error)
         raise
 
 
@@ -85,7 +88,7 @@ def _forward(plan: Plan, z: Any, leaves: Any, *fixed: Any) -> tuple[tuple[Array,
     # A scalar loss has its gradient computed here, up to the factor that comes back from above it.
     losses, gradients = sweep(z, leaves, fixed, plan, needs)
     dtypes = tuple(jnp.zeros((0,), x.dtype) for x in (z, *leaves))
-    return _total(losses, fixed, plan), (_differentiable_once(gradients), dtypes)
+    return _total(losses, fixed, plan), (differentiable_once(NAME, gradients), dtypes)
 
 
 def _backward(plan: Plan, residuals: Any, upstream: tuple[Any, Any]) -> tuple[Any, ...]:
@@ -98,29 +101,12 @@ def _backward(plan: Plan, residuals: Any, upstream: tuple[Any, Any]) -> tuple[An
         needs, z, leaves, (labels, rows, *others) = residuals
         likes = (z, *leaves)
         _, gradients = sweep(z, leaves, (labels, rows * total, *others), plan, needs)
-        gradients = _differentiable_once(gradients)
+        gradients = differentiable_once(NAME, gradients)
     dz, *dleaves = (None if g is None else g.astype(x.dtype) for g, x in zip(gradients, likes, strict=True))
     return dz, tuple(dleaves), None, None, None, None
 
 
 _fused.defvjp(_forward, _backward, symbolic_zeros=True)
-
-
-@jax.custom_jvp
-def _differentiable_once(gradients: Any) -> Any:
-    return gradients
-
-
-@_differentiable_once.defjvp
-def _(primals: Any, tangents: Any) -> NoReturn:
-    _refuse("a second derivative", None)
-
-
-def _refuse(asked: str, cause: Exception | None) -> NoReturn:
-    raise TypeError(
-        f"nested_cross_entropy: the fused form is differentiable once, in reverse; got {asked}; "
-        "pass fused=False for the composed form"
-    ) from cause
 
 
 def _total(losses: Array, fixed: tuple[Array | None, ...], plan: Plan) -> tuple[Array, Array]:

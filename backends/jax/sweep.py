@@ -179,13 +179,13 @@ def _sweep_tied(
             if needs_z:
                 dzs.append(product(rounded, weight[:, start:stop], wide))
             if needs_weight and alone:
-                dweights.append(_outer(rounded, columns(start, stop), wide))
+                dweights.append(outer(rounded, columns(start, stop), wide))
             elif needs_weight:
-                dweight = _add_block(dweight, _outer(rounded, columns(start, stop), wide), start)
+                dweight = _add_block(dweight, outer(rounded, columns(start, stop), wide), start)
     # The last level came first.
-    dz = _side_by_side(dzs[::-1], z.shape[-1]) if needs_z else None
+    dz = side_by_side(dzs[::-1], z.shape[-1]) if needs_z else None
     if dweights:
-        dweight = _side_by_side(dweights[::-1], weight.shape[1])
+        dweight = side_by_side(dweights[::-1], weight.shape[1])
     if needs_bias:
         dbias = suffix.sum(-2) if alone else dbias + suffix.sum(-2)
     return jnp.stack(losses), dz, (dweight, dbias)[: len(shared.leaves)]
@@ -205,13 +205,13 @@ def _add_block(sums: Array, block: Array, start: int) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(sums, before + block, start, -1)
 
 
-def _side_by_side(parts: list[Array], width: int) -> Array:
+def side_by_side(parts: list[Array], width: int) -> Array:
     """Blocks of columns as one matrix, zero in the columns that no level has."""
     x = jnp.concatenate(parts, -1)
     return jnp.pad(x, (*((0, 0),) * (x.ndim - 1), (0, width - x.shape[-1])))
 
 
-def _outer(s: Array, z: Array, wide: np.dtype) -> Array:
+def outer(s: Array, z: Array, wide: np.dtype) -> Array:
     """``s.mT @ z``; a CPU is faster at a product of few rows than at one of few columns."""
     return product(z.mT, s, wide).mT if z.shape[-1] <= NARROW else product(s.mT, z, wide)
 
@@ -233,10 +233,10 @@ def _sweep_untied(
         residual = times(residual, factors[g])
         rounded = residual.astype(z.dtype)
         dzs.append(product(rounded, weight, wide) if needs_z else None)
-        dweights.append(_outer(rounded, z, wide) if needs_weights[g] else None)
+        dweights.append(outer(rounded, z, wide) if needs_weights[g] else None)
         if needs_biases:
             dbiases.append(residual.sum(-2) if needs_biases[g] else None)
-    dz = sum(_side_by_side([part], rows.z.shape[-1]) for part in dzs) if needs_z else None
+    dz = sum(side_by_side([part], rows.z.shape[-1]) for part in dzs) if needs_z else None
     gradients = (*dweights, *dbiases)
     return jnp.stack(losses), dz, jax.tree.map(jnp.add, sums, gradients) if sums is not None else gradients
 
