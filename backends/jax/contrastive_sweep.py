@@ -232,7 +232,9 @@ def _chunk(rows: Rows, others: Others, products: list[Array], *, plan: Plan, nee
             of_rows, of_columns = jax.nn.logsumexp(s, -1, keepdims=True), others.columns[g]
             both = (of_rows - matching) + (of_columns[rows.own][..., None] - matching)
             losses.append(factors * both / 2)
-            ds = jnp.exp(s - of_rows) * scale + jnp.exp(s - of_columns) * (plan.nesting.weights[g] * others.factors)
+            # Never above zero but in rows that fill up.
+            of_column = jnp.exp(jnp.minimum(s - of_columns, 0)) * (plan.nesting.weights[g] * others.factors)
+            ds = jnp.exp(s - of_rows) * scale + of_column
             ds = ds * (inverse / 2)
         if not any(needs):
             continue

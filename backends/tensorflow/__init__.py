@@ -2,6 +2,7 @@
 
 from .arrays import devices, from_numpy, take_numpy, to_numpy
 from .cascade import cascade_exit, cascade_predict
+from .contrastive import nested_contrastive
 from .losses import nested_accuracy, nested_cross_entropy, nested_logits, truncate
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "devices",
     "from_numpy",
     "nested_accuracy",
+    "nested_contrastive",
     "nested_cross_entropy",
     "nested_logits",
     "take_numpy",

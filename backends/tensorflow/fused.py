@@ -12,16 +12,17 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.ops.gradients_util import POSSIBLE_GRADIENT_TYPES_NONE, PossibleTapeGradientTypes
-from tensorflow.python.saved_model.save_context import in_save_context
 
 from mrl.heads import Head, TiedHead, head_leaves
 from mrl.nesting import Nesting
 from mrl.planning import plan_chunk_rows
 
 from .arrays import in_xla, nan_where, on_host
+from .once import differentiable_once, is_watched
 from .sweep import Plan, sweep
 from .targets import Rows, weighted_sum
+
+NAME = "nested_cross_entropy"
 
 
 def fused_cross_entropy(
@@ -54,9 +55,7 @@ def fused_cross_entropy(
             chunk_rows=chunk_rows,
         ),
     )
-    # What a tape watches now needs a gradient. A tape outside of the traced function cannot be seen: what it alone
-    # watches has its gradient computed when it is asked for.
-    watched = tuple(PossibleTapeGradientTypes([x]) != POSSIBLE_GRADIENT_TYPES_NONE for x in (z, *leaves))
+    watched = tuple(map(is_watched, (z, *leaves)))  # what a tape watches now needs a gradient
     needs, eager = tuple(summed and x for x in watched), tf.executing_eagerly()
 
     @tf.custom_gradient
@@ -81,7 +80,7 @@ def fused_cross_entropy(
                 _, rest = sweep(z, leaves, labels, again, rows.class_weight, scales, plan, missing)
                 found = [g if needed else x for g, x, needed in zip(found, rest, needs, strict=True)]
             found = [None if g is None else tf.cast(g, x.dtype) for g, x in zip(found, (z, *leaves), strict=True)]
-            return [None if g is None else _differentiable_once(g, upstream, z, *leaves) for g in found]
+            return [None if g is None else differentiable_once(NAME, g, upstream, z, *leaves) for g in found]
 
         return (total, per_level), backward
 
@@ -106,27 +105,3 @@ def _with_nan(gradients: list[tf.Tensor | None], lost: tf.Tensor) -> list[tf.Ten
         )
     )
     return [None if g is None else next(found) for g in gradients]
-
-
-@tf.custom_gradient
-def _differentiable_once(gradient: tf.Tensor, *inputs: tf.Tensor) -> Any:
-    """A gradient that depends on ``inputs`` in a way that is not known: asking for it is an error, not zero."""
-
-    def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
-        if _traced_unasked():
-            return [tf.zeros_like(x) + nan_where(True, x.dtype) for x in (upstream, *inputs)]
-        raise TypeError(
-            "nested_cross_entropy: the fused form is differentiable once, in reverse; got a second derivative "
-            "or forward-mode differentiation; pass fused=False for the composed form"
-        )
-
-    return tf.identity(gradient), backward
-
-
-def _traced_unasked() -> bool:
-    """Whether all gradients are traced, whether or not anybody will ask for them.
-
-    So they are of what is saved, and of the backward pass of a ``tf.function`` that one more tape might watch.
-    """
-    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-    return in_save_context() or getattr(graph, "name", "").startswith("__backward_")

@@ -53,7 +53,7 @@ def sweep(
     else:
         losses, dz, parts = _sweep_chunks(work, z, leaves, labels, rows, plan, needs)
     pairs = zip(parts, leaves, strict=True)
-    return losses, [dz, *(_side_by_side(x, leaf.shape[1]) if isinstance(x, list) else x for x, leaf in pairs)]
+    return losses, [dz, *(side_by_side(x, leaf.shape[1]) if isinstance(x, list) else x for x, leaf in pairs)]
 
 
 def _sweep_chunks(
@@ -117,7 +117,7 @@ def _flatten(parts: list[Any]) -> list[tf.Tensor]:
     return [x for xs in lists for x in xs if x is not None]
 
 
-def _side_by_side(parts: list[tf.Tensor], width: int) -> tf.Tensor:
+def side_by_side(parts: list[tf.Tensor], width: int) -> tf.Tensor:
     """Blocks of columns as one matrix, zero in the columns that no level has."""
     x = tf.concat(parts, 1)
     return x if x.shape[1] == width else tf.pad(x, [[0, 0], [0, width - x.shape[1]]])
@@ -153,7 +153,7 @@ def _sweep_tied(
         suffixes.reverse()
     if needs_z:
         parts = [tf.matmul(s, weight) for s, weight in zip(suffixes, weights, strict=True)]
-        dz = _side_by_side(parts, z.shape[1])
+        dz = side_by_side(parts, z.shape[1])
     if needs_weight:
         dweight = list[tf.Tensor]()
         for s, x in zip(suffixes, columns, strict=True):
@@ -184,7 +184,7 @@ def _sweep_untied(
         target = _target(labels, class_weight, level, plan, needs) if target is None else target
         loss, residual = _residual(level, target, rows, scale, plan)
         losses.append(loss)
-        dzs.append(_side_by_side([tf.matmul(residual, leaves[g])], z.shape[1]) if needs_z else None)
+        dzs.append(side_by_side([tf.matmul(residual, leaves[g])], z.shape[1]) if needs_z else None)
         dweights.append(tf.matmul(residual, z[:, :m], transpose_a=True) if needs_weights[g] else None)
         if needs_biases:
             dbiases.append(tf.reduce_sum(residual, 0) if needs_biases[g] else None)

@@ -87,6 +87,9 @@ def nested_contrastive(problem: Problem) -> Bounded:
         e_c[:, :dim] += _through_the_norm(
             problem, candidates[:, :dim], level.c, q.T @ np.abs(level.a) / level.temperature
         )
+    # Of a level, either term of the difference may be flushed to zero, and so may their sum.
+    lost = 3 * len(nesting) * SMALLEST[problem.accumulation]
+    e_a, e_c = e_a + lost, e_c + lost
     bounded: Bounded = {
         **_losses(problem, loss.total, loss.per_level, np.stack(e_losses), np.stack(sizes), u),
         "danchors": (gradients.anchors, e_a),
