@@ -158,7 +158,10 @@ def _each_chunk(rows: Rows, others: Others, plan: Plan, needs: tuple[bool, ...])
         found = _chunk(chunk(i), others, _products(chunk(i), others, plan), plan, needs)
         results = zip(state[:3], found[:3], strict=True)
         written = [array if x is None else array.write(i, x) for array, x in results]
-        added = [x + y for x, y in zip(state[3:], [*(found.dc or ()), found.radial_c], strict=False)]
+        added = [
+            tf.ensure_shape(x + y, x.shape)
+            for x, y in zip(state[3:], [*(found.dc or ()), found.radial_c], strict=False)
+        ]
         return i + 1, *written, *added
 
     _, *state = tf.while_loop(lambda i, *_: i < chunks, step, [0, *arrays, *sums], parallel_iterations=1)
