@@ -241,6 +241,23 @@ def check_weights(
         )
 
 
+def check_sharded(backend: Backend, classes_across: Any, labels: Array, class_weight: Any, fused: bool) -> int:
+    """Over how many devices classes are shared out, where a backend can do that, and with what it can do it."""
+    size_of = getattr(backend, "classes_size", None)
+    if size_of is None:
+        raise ValueError(
+            f"classes_across: expected None for this framework, got {classes_across!r}; PyTorch alone takes it; in "
+            "JAX, shard the head's classes with a NamedSharding under jax.jit, which needs no collective of logits"
+        )
+    if class_weight is not None or dtype_name(labels) in FLOATING or not fused:
+        raise ValueError(
+            "classes_across: expected integer labels, no class_weight and fused=True beside it, got "
+            + ("a class_weight" if class_weight is not None else "fused=False" if not fused else "probabilities")
+            + "; leave classes_across out, or these"
+        )
+    return int(size_of(classes_across))
+
+
 def check_reduction(reduction: str) -> None:
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction: expected one of {REDUCTIONS}, got {reduction!r}; choose one")

@@ -94,6 +94,8 @@ def nested_cross_entropy(
     reduction: str = "mean",
     fused: bool = True,
     chunk_rows: int | None = None,
+    across: Any = None,
+    classes_across: Any = None,
 ) -> NestedLoss:
     """The Matryoshka classification loss: a weighted *sum* of one cross-entropy per granularity, in nats.
 
@@ -126,6 +128,14 @@ def nested_cross_entropy(
             of rows, all rows are one chunk.
         chunk_rows: rows of one chunk of the fused form; ``None`` plans it from the sizes. The answer is
             the same.
+        across: the devices whose examples are one batch, as for :func:`mrl.nested_contrastive`: the weights or counts
+            of the mean are those of all of them, so that the mean over devices of the loss is that of the joint batch
+            (and of ``"sum"``, its sum), and so are gradients once the engine has averaged them.
+        classes_across: in PyTorch, ``True`` or the process group over which the classes are shared out: ``head`` holds
+            ``C / R`` rows of every matrix and bias, those of process ``r`` from ``r C / R``. Embeddings and labels are
+            the same on all of the group, and so are the loss and the gradient of ``z``, which is complete; only a row's
+            largest logit, sum of exponentials and own logit travel, not its logits. Fused, and without
+            ``class_weight`` and probabilities. In JAX a sharding of the head does this by itself.
 
     Returns:
         A :class:`NestedLoss` in float32 or wider: ``total`` is a scalar, or ``(...)`` under
@@ -172,6 +182,12 @@ def nested_cross_entropy(
         chunk_rows = checks.check_integer("chunk_rows", chunk_rows, at_least=1)
     shape = checks.check_embedding("z", given.z, nesting.width)
     classes = checks.check_head(given.head, given.arrays, nesting, shape)
+    # A backend that knows nothing of other devices is not told of none.
+    devices = {
+        name: value for name, value in (("across", across), ("classes_across", classes_across)) if value is not None
+    }
+    if classes_across is not None:
+        classes *= checks.check_sharded(backend, classes_across, labels, class_weight, fused)
     ignore_index = checks.check_targets(labels, shape[:-1], classes, ignore_index, backend)
     expected = {"sample_weight": shape[:-1], "class_weight": (classes,), "level_weights": (len(nesting),)}
     weights = {name: given.others[name] for name in expected}
@@ -192,19 +208,22 @@ def nested_cross_entropy(
         reduction=reduction,
         fused=bool(fused),
         chunk_rows=chunk_rows,
+        **devices,
     )
 
 
 def nested(loss: Callable[..., Any], nesting: Nesting, *, normalize: bool = False) -> Callable[..., Any]:
-    """Any loss of an embedding, made Matryoshka: the weighted sum of the loss of every prefix.
+    """Any loss of an embedding, or of several, made Matryoshka: the weighted sum of the loss of every prefix.
 
     ``nested_loss(z, *args, **kw) = sum_g w_g * loss(z[..., :m_g], *args, **kw)``, the prefix passed
     through :func:`truncate` under ``normalize=True``. Whatever ``loss`` returns is added up: a scalar, or
     one value per example. Every prefix is in memory of its own, so that ``loss`` may work in place; it is not called
-    for granularities of weight 0.
+    for granularities of weight 0. In place of ``z`` there may be a tuple of embeddings, of which every one is cut:
+    ``nested_loss((z, t), *args) = sum_g w_g * loss((z[..., :m_g], t[..., :m_g]), *args)``. What is not cut, a teacher's
+    full-width embedding, say, goes with the other arguments.
 
     Args:
-        loss: called as ``loss(prefix, *args, **kw)`` once per granularity.
+        loss: called as ``loss(prefix, *args, **kw)`` once per granularity; the prefix is a tuple where a tuple came.
         nesting: the granularities and their weights.
         normalize: L2-normalise each prefix, independently of the others.
 
@@ -221,6 +240,9 @@ def nested(loss: Callable[..., Any], nesting: Nesting, *, normalize: bool = Fals
         >>> energy = mrl.nested(lambda z: float((z**2).sum()), mrl.Nesting((1, 2), weights=(1.0, 10.0)))
         >>> energy(np.array([1.0, 2.0]))
         51.0
+        >>> apart = mrl.nested(lambda pair: float(((pair[0] - pair[1]) ** 2).sum()), mrl.Nesting((1, 2)))
+        >>> apart((np.array([1.0, 2.0]), np.array([0.0, 0.0])))
+        6.0
 
     Source: arXiv 2205.13147, equation 1 with any loss in place of the cross-entropy.
     """
@@ -230,14 +252,17 @@ def nested(loss: Callable[..., Any], nesting: Nesting, *, normalize: bool = Fals
     checks.check_flag("normalize", normalize)
 
     def nested_loss(z: Array, *args: Any, **kw: Any) -> Any:
-        backend, given = settle({"z": z})
-        z = given["z"]
-        checks.check_embedding("z", z, nesting.width)
+        several = isinstance(z, (tuple, list))
+        if several and not z:
+            raise ValueError("z: expected an embedding, or a tuple of some, got an empty one; pass what is to be cut")
+        backend, given = settle({f"z[{i}]": x for i, x in enumerate(z)} if several else {"z": z})
+        for name, x in given.items():
+            checks.check_embedding(name, x, nesting.width)
         total: Any = None
         for g in nesting.levels_in_use:
             dim, weight = nesting.dims[g], nesting.weights[g]
-            prefix = backend.truncate(z, dim, normalize=bool(normalize))
-            value = loss(prefix, *args, **kw)
+            cut = tuple(backend.truncate(x, dim, normalize=bool(normalize)) for x in given.values())
+            value = loss(cut if several else cut[0], *args, **kw)
             if value is None or isinstance(value, (tuple, list, dict)):
                 raise TypeError(
                     f"loss: expected it to return a number or an array, got {type(value).__name__}; "

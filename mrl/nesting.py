@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import pairwise
 from typing import Any
 
@@ -98,6 +99,64 @@ class Nesting:
         """
         return tuple(g for g, weight in enumerate(self.weights) if weight)
 
+    def sample(
+        self, count: int, *, step: int, seed: int = 0, keep_largest: bool = True, unbiased: bool = False
+    ) -> Nesting:
+        """Some of the granularities, drawn for one step of training: cheaper, and over many steps all are trained.
+
+        Which they are follows from ``seed`` and ``step`` alone, so that every device and every framework draws the
+        same, and a run repeats. Granularities of weight 0 are never drawn. Without replacement, all being equally
+        likely: of ``n`` with a weight, each is drawn with probability ``p = count / n``; under ``keep_largest`` the
+        largest always is, and the others with ``p = (count - 1) / (n - 1)``.
+
+        Args:
+            count: how many, at most as many as have a weight.
+            step: the number of the step.
+            seed: of the run.
+            keep_largest: always have the largest with a weight.
+            unbiased: divide weights by ``p``: over steps, the mean of the loss and of its gradient is that of the whole
+                nesting. Otherwise the weights are as they were.
+
+        Returns:
+            A :class:`Nesting` of the drawn granularities, in order. Under a compiler each different one is a graph of
+            its own; where that is too many, weights of zero in ``level_weights`` of
+            :func:`mrl.nested_cross_entropy` compile once, and save no work.
+
+        Raises:
+            TypeError: an argument is not of its kind.
+            ValueError: ``count`` is out of range; or ``unbiased`` where some could never be drawn.
+
+        Example:
+            >>> import mrl
+            >>> nesting = mrl.Nesting.doubling(8, 64)
+            >>> [nesting.sample(2, step=step).dims for step in range(3)]
+            [(8, 64), (16, 64), (32, 64)]
+
+        Source: the sampling of dimensions of sentence-transformers' ``MatryoshkaLoss(n_dims_per_step=...)``; weights
+        over probabilities as in Horvitz and Thompson, JASA 47 (1952), section 3.
+        """
+        count, step, seed = (_whole(name, x) for name, x in (("count", count), ("step", step), ("seed", seed)))
+        for name, flag in (("keep_largest", keep_largest), ("unbiased", unbiased)):
+            if not isinstance(flag, bool):
+                raise TypeError(f"{name}: expected True or False, got {flag!r}; write a bool")
+        used = self.levels_in_use
+        if not 1 <= count <= len(used):
+            raise ValueError(
+                f"count: expected an integer in [1, {len(used)}], the granularities with a weight, got {count}"
+            )
+        kept, free = (used[-1:], used[:-1]) if keep_largest else ((), used)
+        drawn = count - len(kept)
+        if unbiased and free and not drawn:
+            raise ValueError(
+                "unbiased: expected every granularity to have a chance, got count=1 with keep_largest=True; "
+                "draw two, or pass keep_largest=False"
+            )
+        # The order of digests is the same on every machine, and independent of how random numbers are made.
+        order = sorted(free, key=lambda g: sha256(f"{seed} {step} {g}".encode()).digest())
+        chosen = sorted((*order[:drawn], *kept))
+        chance = {g: drawn / len(free) for g in free} if unbiased else {}
+        return Nesting([self.dims[g] for g in chosen], [self.weights[g] / chance.get(g, 1.0) for g in chosen])
+
     def __len__(self) -> int:
         """The number of granularities ``G``."""
         return len(self.dims)
@@ -109,6 +168,15 @@ class Nesting:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Nesting, (self.dims, self.weights))
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {value!r}; write the number")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {value!r}; write it as an int") from None
 
 
 def _dim(value: Any, name: str) -> int:

@@ -12,7 +12,7 @@ from jax import Array
 from mrl.heads import NestedLoss
 from mrl.nesting import Nesting
 
-from .across import all_rows, place_of
+from .across import all_rows, place_of, size_of
 from .contrastive_fused import fused_contrastive
 from .losses import truncate
 from .targets import weighted_sum
@@ -65,6 +65,8 @@ def nested_contrastive(
     if others is not None:
         pairs = zip((total, per_level), directed(positives, others, transposed, False), strict=True)
         total, per_level = ((x + y) / 2 for x, y in pairs)
+    if across is not None and reduction == "sum":  # the mean over devices is the sum of all
+        total, per_level = (size_of(across) * x for x in (total, per_level))
     if len(kept) < count:
         found = dict(zip(kept, per_level, strict=True))
         per_level = jnp.stack([found.get(g, jnp.full_like(per_level[0], math.nan)) for g in range(count)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +82,8 @@ def nested_cross_entropy(
     reduction: str,
     fused: bool,
     chunk_rows: int | None,
+    across: Any = None,
+    classes_across: Any = None,
 ) -> NestedLoss:
     kept = nesting.levels_in_use
     if len(kept) < len(nesting):
@@ -120,7 +123,9 @@ def nested_cross_entropy(
             labels = labels.astype(jnp.int32)
         outside = used & ((labels < 0) | (labels >= head_classes(head)))
         labels = jnp.where(used & ~outside, labels, 0).astype(jnp.int32)
-    rows, class_weight = row_factors(used, labels, sample_weight, class_weight, reduction, label_smoothing, wide)
+    rows, class_weight = row_factors(
+        used, labels, sample_weight, class_weight, reduction, label_smoothing, wide, across
+    )
     if outside is not None:
         # A label out of range that nobody could see makes its loss and its gradient NaN, never a wrong number.
         rows = jnp.where(outside, jnp.nan, rows)

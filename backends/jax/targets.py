@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .across import size_of, summed
 from .arrays import lift, power_of_two
 
 
@@ -20,22 +22,30 @@ def row_factors(
     reduction: str,
     label_smoothing: float,
     wide: np.dtype,
+    across: Any = None,
 ) -> tuple[Array, Array | None]:
     """What the loss of each row counts, and the class weights that are not yet a part of it."""
     rows, mean, soft = used.astype(wide), reduction == "mean", jnp.issubdtype(labels.dtype, jnp.floating)
-    # Powers of two leave a mean alone: no sum of weights is too large or too small to be divided by.
+    # Powers of two leave a mean alone: no sum of weights is too large or too small to be divided by. Devices would have
+    # to agree on them.
+    scaled = mean and across is None
     if sample_weight is not None:
         rows = jnp.where(used, no_less_than_zero(sample_weight.astype(wide)), 0)
-        rows = rows / power_of_two(rows) if mean else rows
+        rows = rows / power_of_two(rows) if scaled else rows
     count = used.sum().astype(wide) if sample_weight is None else rows.sum()
     if class_weight is not None and not soft:
         met = jnp.where(used, class_weight[labels], 0)
-        if mean:
+        if scaled:
             scale = power_of_two(met)
             met, class_weight = met / scale, class_weight / scale
         count = (rows * met).sum()
         if not has_dense_targets(labels, label_smoothing, class_weight):
             rows, class_weight = rows * met, None
+    size = 1 if across is None or reduction == "none" else size_of(across)
+    if size != 1:  # the mean over the devices of what they have is what is asked for
+        count = summed(count, across) / size
+    if reduction == "sum":
+        rows = size * rows
     if mean:
         rows = jnp.where(count == 0, 0, rows / jnp.where(count == 0, 1, count))
     return rows, class_weight

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from mrl import spec
@@ -33,7 +35,12 @@ def nested_cross_entropy(
     reduction: str,
     fused: bool,
     chunk_rows: int | None,
+    across: Any = None,
+    classes_across: Any = None,
 ) -> NestedLoss:
+    for name, value in (("across", across), ("classes_across", classes_across)):
+        if value is not None:
+            raise ValueError(f"{name}: expected None for NumPy, which has one device, got {value!r}; leave it out")
     # There is no graph to keep small here: both forms are the specification, level by level.
     loss = spec.nested_cross_entropy(
         z,

@@ -10,7 +10,7 @@ import tensorflow as tf
 from mrl.heads import NestedLoss
 from mrl.nesting import Nesting
 
-from .across import all_rows, place_of
+from .across import all_rows, place_of, size_of
 from .arrays import nan_where
 from .contrastive_fused import fused_contrastive
 from .losses import truncate
@@ -65,6 +65,8 @@ def nested_contrastive(
     if others is not None:
         pairs = zip((total, per_level), directed(positives, others, transposed, False), strict=True)
         total, per_level = ((x + y) / 2 for x, y in pairs)
+    if across is not None and reduction == "sum":  # the mean over devices is the sum of all
+        total, per_level = (size_of(across) * x for x in (total, per_level))
     if len(kept) < count:
         found = dict(zip(kept, tf.unstack(per_level, len(kept)), strict=True))
         unknown = tf.fill(tf.shape(total), tf.constant(math.nan, wide))

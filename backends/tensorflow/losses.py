@@ -61,10 +61,12 @@ def nested_cross_entropy(
     reduction: str,
     fused: bool,
     chunk_rows: int | None,
+    across: Any = None,
+    classes_across: Any = None,
 ) -> NestedLoss:
     classes, wide, summed = head_classes(head), accumulation_dtype(z, head), reduction != "none"
     rows = row_factors(
-        z, labels, classes, label_smoothing, ignore_index, sample_weight, class_weight, reduction == "mean", wide
+        z, labels, classes, label_smoothing, ignore_index, sample_weight, class_weight, reduction, wide, across
     )
     if ignore_index is not None:
         # An ignored row takes no part even when it holds NaN, which would survive a product with zero.

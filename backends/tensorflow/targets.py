@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from .across import size_of, summed
 from .arrays import in_xla, moderate, nan_where
 
 
@@ -26,9 +27,11 @@ def row_factors(
     ignore_index: int | None,
     sample_weight: Any,
     class_weight: Any,
-    mean: bool,
+    reduction: str,
     wide: tf.DType,
+    across: Any = None,
 ) -> Rows:
+    mean, size = reduction == "mean", 1 if across is None or reduction == "none" else size_of(across)
     labels, sample_weight, lost = fitting(z, labels, sample_weight, classes)
     soft, weighted = labels.dtype.is_floating, sample_weight is not None
     if soft:
@@ -38,20 +41,25 @@ def row_factors(
         lost = outside if lost is None else outside | lost
     factors = tf.cast(used, wide)
     # The mean does not change with the size of the weights: what would overflow in their sum is taken down before.
+    # Replicas would have to agree on how far.
+    moderated = mean and across is None
     if weighted:
         factors = tf.where(used, no_less_than_zero(sample_weight, wide), factors)
-        factors = moderate(factors) if mean else factors
+        factors = moderate(factors) if moderated else factors
     counted = factors
     if class_weight is not None:
         class_weight = no_less_than_zero(class_weight, wide)
         if not soft:
-            class_weight = moderate(class_weight) if mean else class_weight
+            class_weight = moderate(class_weight) if moderated else class_weight
             counted, weighted = factors * tf.gather(class_weight, labels), True
             if not label_smoothing:
                 factors, class_weight = counted, None
     if mean:
         count = tf.reduce_sum(counted) if weighted else tf.cast(tf.math.count_nonzero(used), wide)
+        count = count if size == 1 else summed(count, across) / size
         factors = tf.math.divide_no_nan(factors, count)  # of no weight nothing, though smoothing may leave a row a loss
+    elif size > 1:  # the mean over the replicas of what they have is what is asked for
+        factors *= size
     if lost is not None:
         # A label out of range that nobody could see makes its loss and its gradient NaN, never a wrong number.
         factors += nan_where(lost, wide)

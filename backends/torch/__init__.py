@@ -6,6 +6,7 @@ from mrl.cascade.policy import CascadePolicy, CascadeResult
 from mrl.heads import NestedHead, NestedLoss, TiedHead
 from mrl.nesting import Nesting
 
+from .across import size_of as classes_size
 from .arrays import devices, from_numpy, to_numpy
 from .cascade import cascade_exit, cascade_predict
 from .contrastive import nested_contrastive
@@ -14,6 +15,7 @@ from .losses import nested_accuracy, nested_cross_entropy, nested_logits, trunca
 __all__ = [
     "cascade_exit",
     "cascade_predict",
+    "classes_size",
     "devices",
     "from_numpy",
     "nested_accuracy",

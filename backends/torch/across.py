@@ -9,6 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+MOST_SIZES = 64
+"""Of arrays that are compared over processes: what is compared has to have the same size everywhere, too."""
+
 
 def group_of(across: Any) -> Any:
     """The process group that ``across`` names."""
@@ -32,6 +35,24 @@ def place_of(across: Any) -> int:
     return dist.get_rank(group_of(across))
 
 
+def size_of(across: Any) -> int:
+    """The number of processes of the group."""
+    return dist.get_world_size(group_of(across))
+
+
+@torch.compiler.disable
+def summed(x: Tensor, across: Any) -> Tensor:
+    """The sum of all processes, which carries no gradient."""
+    return reduced(x, across, dist.ReduceOp.SUM)
+
+
+def reduced(x: Tensor, across: Any, operation: Any) -> Tensor:
+    """A copy of ``x`` brought together with those of the other processes."""
+    found = x.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(found, operation, group_of(across))
+    return found
+
+
 # Collectives are the engine's own and not a compiler's to reorder: compiled code breaks its graph here.
 @torch.compiler.disable
 def all_rows(arrays: Sequence[Tensor | None], across: Any) -> list[Tensor | None]:
@@ -40,16 +61,35 @@ def all_rows(arrays: Sequence[Tensor | None], across: Any) -> list[Tensor | None
     Raises:
         ValueError: on every process, where one has another shape.
     """
-    group, given = group_of(across), [x for x in arrays if x is not None]
-    sizes = torch.tensor([size for x in given for size in x.shape], device=given[0].device)
+    group = group_of(across)
+    check_same_shapes([x for x in arrays if x is not None], across, "across")
+    return [None if x is None else _AllRows.apply(x, group) for x in arrays]
+
+
+def check_same_shapes(arrays: Sequence[Tensor], across: Any, name: str) -> None:
+    """An error on every process, and not a collective that waits for ever, where one has another shape."""
+    group = group_of(across)
+    known = [size for x in arrays for size in (x.dim(), *x.shape)]
+    sizes = torch.tensor([*known, *[-1] * (MOST_SIZES - len(known))], device=arrays[0].device)
     every = sizes.new_empty(dist.get_world_size(group), len(sizes))
     dist.all_gather(list(every.unbind()), sizes, group)
     if not bool((every == sizes).all()):
         raise ValueError(
-            f"across: expected arrays of the same shapes on every device, got sizes {every.tolist()} by rank; "
+            f"{name}: expected arrays of the same shapes on every device, got {_shapes(every)}; "
             "drop the last, smaller batch, or fill it up"
         )
-    return [None if x is None else _AllRows.apply(x, group) for x in arrays]
+
+
+def _shapes(every: Tensor) -> str:
+    """In words, by rank."""
+    found = []
+    for rank, sizes in enumerate(every.tolist()):
+        shapes, known = [], [size for size in sizes if size >= 0]
+        while known:
+            shapes.append(tuple(known[1 : 1 + known[0]]))
+            known = known[1 + known[0] :]
+        found.append(f"{shapes} on rank {rank}")
+    return ", ".join(found)
 
 
 class _AllRows(torch.autograd.Function):

@@ -11,7 +11,7 @@ from torch import Tensor
 from mrl.heads import NestedLoss
 from mrl.nesting import Nesting
 
-from .across import all_rows, place_of
+from .across import all_rows, place_of, size_of
 from .arrays import common_dtype
 from .contrastive_fused import fused_contrastive
 from .losses import truncate, weighted_sum
@@ -64,6 +64,8 @@ def nested_contrastive(
     if others is not None:
         pairs = zip((total, per_level), directed(positives, others, transposed, False), strict=True)
         total, per_level = ((x + y) / 2 for x, y in pairs)
+    if across is not None and reduction == "sum":  # the mean over devices is the sum of all
+        total, per_level = (size_of(across) * x for x in (total, per_level))
     if len(kept) < count:
         nothing, found = torch.full_like(per_level[0], math.nan), dict(zip(kept, per_level.unbind(), strict=True))
         per_level = torch.stack([found.get(g, nothing) for g in range(count)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +12,11 @@ from torch import Tensor
 from mrl.heads import Head, NestedHead, NestedLoss, TiedHead, head_classes, head_leaves
 from mrl.nesting import Nesting
 
+from .across import size_of
 from .arrays import accumulation_dtype, as_factors
 from .fused import fused_cross_entropy
 from .products import products
+from .sharded import sharded_cross_entropy
 from .targets import dense_targets, no_less_than_zero, row_factors
 
 RANGE = {torch.float32: (2.0**40, 2.0**80), torch.float64: (2.0**500, 2.0**700)}
@@ -68,9 +71,15 @@ def nested_cross_entropy(
     reduction: str,
     fused: bool,
     chunk_rows: int | None,
+    across: Any = None,
+    classes_across: Any = None,
 ) -> NestedLoss:
     wide, classes = accumulation_dtype(z, head), head_classes(head)
-    labels, rows, used = row_factors(labels, classes, ignore_index, sample_weight, class_weight, reduction, wide)
+    if classes_across is not None:
+        classes *= size_of(classes_across)
+    labels, rows, used = row_factors(
+        labels, classes, ignore_index, sample_weight, class_weight, reduction, wide, across
+    )
     if used is not None:
         # An ignored row takes no part even when it holds NaN, which would survive a product with zero.
         z = torch.where(used.unsqueeze(-1), z, 0.0)
@@ -84,7 +93,20 @@ def nested_cross_entropy(
     kept = nesting.levels_in_use
     if len(kept) < count:
         head, nesting, level_weights = _levels(kept, head, nesting, level_weights)
-    if fused:
+    if classes_across is not None:
+        total, per_level = sharded_cross_entropy(
+            z,
+            head,
+            labels,
+            rows,
+            level_weights,
+            nesting,
+            label_smoothing,
+            reduction != "none",
+            chunk_rows,
+            classes_across,
+        )
+    elif fused:
         total, per_level = fused_cross_entropy(
             z,
             head,

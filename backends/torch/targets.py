@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from .across import size_of, summed
 
 
 def row_factors(
@@ -17,6 +19,7 @@ def row_factors(
     class_weight: Tensor | None,
     reduction: str,
     wide: torch.dtype,
+    across: Any = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Labels that all are classes (or probabilities, as they are), what each row's loss is multiplied by, and which
     rows are in use, where not all are.
@@ -26,7 +29,7 @@ def row_factors(
     factors = None if sample_weight is None else no_less_than_zero(sample_weight, wide)
     if labels.is_floating_point():
         rows = labels.new_ones(labels.shape[:-1], dtype=wide) if factors is None else factors
-        return labels.detach(), _mean(rows, rows) if reduction == "mean" else rows, None
+        return labels.detach(), _reduced(rows, rows, reduction, across), None
     labels = labels.long()
     used = None if ignore_index is None else labels != ignore_index
     outside = (labels < 0) | (labels >= classes)
@@ -38,7 +41,7 @@ def row_factors(
         counted = counted * no_less_than_zero(class_weight, wide)[labels]
     if used is not None:
         rows, counted = torch.where(used, rows, 0.0), torch.where(used, counted, 0.0)
-    return labels, _mean(rows, counted) if reduction == "mean" else rows, used
+    return labels, _reduced(rows, counted, reduction, across), used
 
 
 def dense_targets(
@@ -62,8 +65,14 @@ def no_less_than_zero(weights: Tensor, wide: torch.dtype) -> Tensor:
     return torch.where(weights >= 0, weights, math.nan)
 
 
-def _mean(rows: Tensor, counted: Tensor) -> Tensor:
+def _reduced(rows: Tensor, counted: Tensor, reduction: str, across: Any) -> Tensor:
+    """Rows of whose losses the sum is what is asked for; of many devices, the mean over these of the sums."""
+    size = 1 if across is None or reduction == "none" else size_of(across)
+    if reduction != "mean":
+        return size * rows if size > 1 else rows
     whole = counted.sum()
+    if size > 1:
+        whole = summed(whole, across) / size
     return torch.where(whole == 0, 0.0 * rows, rows / torch.where(whole == 0, 1.0, whole))
 
 
