@@ -1,6 +1,7 @@
 """Two replicas with a batch together, and one device that has it; started by ``test_across_tensorflow.py``."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import mrl
@@ -76,13 +77,10 @@ def main():
         assert any(np.any(g) for g in expected[1])
         for ours, joint in zip(gradients, expected[1], strict=True):
             np.testing.assert_allclose(ours, joint, rtol=1e-7, atol=1e-10)
-    for across, message in (("data", "expected True or None"),):
-        try:
-            contrastive(across, *map(tf.constant, rows))
-        except TypeError as error:
-            assert message in str(error)
-        else:
-            raise AssertionError(across)
+    with pytest.raises(TypeError, match="across: expected True or None"):
+        contrastive("data", *map(tf.constant, rows))
+    with strategy.scope(), pytest.raises(ValueError, match="across: expected to be called in a replica context"):
+        contrastive(True, *map(tf.constant, rows))
 
 
 if __name__ == "__main__":

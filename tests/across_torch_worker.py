@@ -92,7 +92,7 @@ def joint(part=slice(None), world=1, across=None, wrap=lambda model: model):
 
 def sharded(rank, world, across=None):
     """A head by classes: its loss, the gradient of all embeddings, and of the classes that are here."""
-    x, _, _, _, labels, weights = batch()
+    *_, labels, weights = batch()
     own = slice(rank * CLASSES // world, (rank + 1) * CLASSES // world)
     for tied in (True, False):
         torch.manual_seed(5)

@@ -1,4 +1,4 @@
-"""``across`` and ``classes_across`` in PyTorch: processes that have a batch, or a head, together are one that has it."""
+"""``across`` and ``classes_across`` in PyTorch: processes that share a batch, or a head, are as one that has it."""
 
 import os
 import subprocess
@@ -52,7 +52,7 @@ def test_every_gradient_is_that_of_one_device_with_the_joint_batch(ranks):
             assert list(ours) == list(expected)
             for name, gradient in ours.items():
                 assert expected[name].any()
-                torch.testing.assert_close(gradient, expected[name], msg=lambda text, n=name: f"{place} {n}: {text}")
+                torch.testing.assert_close(gradient, expected[name], msg=f"case {place}: {name}")
 
 
 def test_a_head_by_classes_is_one_head(ranks):

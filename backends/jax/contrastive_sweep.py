@@ -158,7 +158,7 @@ def _each_chunk(work: Any, rows: Rows, others: Others, plan: Plan, size: int) ->
         def fold(columns: Array, chunk: Rows) -> tuple[Array, None]:
             return jnp.logaddexp(columns, _columns(chunk, others, _products(chunk, others, plan), plan)), None
 
-        start = jnp.full_like(others.right, -jnp.inf, shape=(*(shards,) * aside, len(plan.nesting), count))
+        start = jnp.full_like(others.right, -jnp.inf, shape=(*(shards,) * aside, *others.right.shape))
         columns, _ = jax.lax.scan(fold, start, parts)
         others = _with_columns(others, jax.nn.logsumexp(columns, 0) if aside else columns, rows.factors)
 
@@ -195,18 +195,18 @@ def _similarities(g: int, gram: Array, rows: Rows, others: Others) -> tuple[Arra
 
 
 def _columns(rows: Rows, others: Others, products: list[Array], plan: Plan) -> Array:
-    """The log-sum-exps ``(..., G, B)`` over these anchors of what is compared with each positive."""
+    """The log-sum-exps ``(..., G, M)`` over these anchors of what is compared with each candidate."""
     known = (rows.own >= 0)[..., None]
     found = []
     for g, gram in enumerate(products):
         _, s = _similarities(g, gram, rows, others)
-        count = others.right.shape[1] if rows.exclude is None else rows.exclude.shape[-1]
-        found.append(jax.nn.logsumexp(jnp.where(known, s, -jnp.inf), -2)[..., :count])
+        found.append(jax.nn.logsumexp(jnp.where(known, s, -jnp.inf), -2))
     return jnp.stack(found, -2)
 
 
 def _with_columns(others: Others, columns: Array, factors: Array) -> Others:
     count, fill = factors.shape[0], others.right.shape[1] - factors.shape[0]
+    # Only the first of the candidates are positives.
     columns = jnp.pad(columns[:, :count], ((0, 0), (0, fill)), constant_values=jnp.inf)
     return others._replace(columns=columns, factors=jnp.pad(factors, (0, fill)))
 

@@ -17,9 +17,10 @@ def all_rows(arrays: list[Any], across: Any) -> list[Any]:
     context = _context(across)
 
     def gathered(x: Any) -> Any:
-        if x is None or x.dtype != tf.bool:
-            return x if x is None else context.all_gather(x, axis=0)
-        return tf.cast(context.all_gather(tf.cast(x, tf.int32), axis=0), tf.bool)
+        if x is None:
+            return None
+        sent = tf.cast(x, tf.int32) if x.dtype == tf.bool else x
+        return tf.ensure_shape(tf.cast(context.all_gather(sent, axis=0), x.dtype), [None, *x.shape[1:]])
 
     return [gathered(x) for x in arrays]
 
