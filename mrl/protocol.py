@@ -45,6 +45,9 @@ class Policy(Protocol):
     def __len__(self) -> int: ...
 
 
+SHARDING_KERNELS = ("classes_size",)
+"""The names that a backend exports which takes a head whose classes lie on several devices."""
+
 KEYED_KERNELS = ("uniform",)
 """The names that a backend exports whose framework draws random numbers from keys that can be traced."""
 
@@ -80,8 +83,12 @@ class Backend(Protocol):
         reduction: str,
         fused: bool,
         chunk_rows: int | None,
+        across: Any = None,
+        classes_across: Any = None,
     ) -> NestedLoss:
-        """:func:`mrl.spec.nested_cross_entropy`.
+        """:func:`mrl.spec.nested_cross_entropy`, over the devices that ``across`` names if any.
+
+        The last two are handed over only where the caller gives them: a backend of one device needs neither.
 
         Labels out of range, and weights below zero, that nobody could see give NaN. ``fused=True`` may refuse a second
         derivative, with an error that names ``fused=False``; it must never give a wrong one.
@@ -125,6 +132,9 @@ class Backend(Protocol):
 
     def cascade_predict(self, z: Array, head: Head, policy: Policy, *, chunk_rows: int | None) -> Any:
         """:func:`mrl.spec.cascade_predict`, without the levels that no row needs."""
+
+    def classes_size(self, across: Any) -> int:
+        """Over how many devices a head's classes are shared out, of what ``classes_across`` names."""
 
     def from_numpy(self, array: Any, *, dtype: str | None, device: Any) -> Array:
         """An array of this backend from a NumPy one, or from any that speaks DLPack, without a copy if it can."""

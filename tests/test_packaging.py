@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 import mrl
-from mrl.protocol import FURTHER_KERNELS, KERNELS, KEYED_KERNELS, Backend
+from mrl.protocol import FURTHER_KERNELS, KERNELS, KEYED_KERNELS, SHARDING_KERNELS, Backend
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-FILES = ["arrays", "cascade", "losses"]
+FILES = ["arrays", "cascade", "contrastive", "losses"]
+FURTHER_FILES = ["across", "contrastive_fused", "contrastive_sweep", "fused", "once", "sweep", "targets"]
 
 
 def test_every_package_of_the_tree_is_listed() -> None:
@@ -52,6 +53,7 @@ def test_types_are_published() -> None:
 def test_backends_have_the_functions_and_signatures_of_the_protocol(backend_name: str) -> None:
     backend = import_module(f"mrl.backends.{backend_name}")
     kernels = {*KERNELS, *FURTHER_KERNELS, *(KEYED_KERNELS if backend_name == "jax" else ())}
+    kernels |= set(SHARDING_KERNELS if backend_name == "torch" else ())
     if backend_name in ("numpy", "torch"):  # which take no arrays but their own
         kernels -= {"take_numpy"}
     assert sorted(backend.__all__) == sorted(kernels)
@@ -64,12 +66,13 @@ def test_backends_have_the_functions_and_signatures_of_the_protocol(backend_name
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax", "tensorflow"])
 def test_backends_have_the_same_files(name: str) -> None:
     """Read side by side. NumPy differentiates by its specification and needs none of the fused files."""
-    further = [] if name == "numpy" else ["fused", "sweep", "targets"]
+    further = [] if name == "numpy" else FURTHER_FILES
     if name == "torch":
         # XLA makes such kernels for the others, and multiplies halves into float32 with a derivative of its own.
-        further += ["products", "triton_residuals"]
+        # What XLA shards by itself, PyTorch's loss does by hand.
+        further = [*further, "products", "sharded", "triton_residuals"]
     if name == "jax":
-        further.append("exporting")  # JAX wants to be told the names of types
+        further = [*further, "exporting"]  # JAX wants to be told the names of types
     assert sorted(path.stem for path in (ROOT / "backends" / name).glob("[a-z]*.py")) == sorted([*FILES, *further])
 
 
