@@ -31,7 +31,7 @@ def truncate(z: Any, dim: int, *, normalize: bool) -> tf.Tensor:
 def nested_logits(z: Any, head: Head, nesting: Nesting) -> tf.Tensor:
     # Cut and multiplied as the fused loss does it: of a graph with both, TensorFlow multiplies once.
     z, head = widen(z, head)
-    flat, levels = z.shape.rank == 2, []
+    flat, levels = z.shape.rank == 2, list[tf.Tensor]()
     x = z if flat else tf.reshape(z, [-1, z.shape[-1]])
     if isinstance(head, TiedHead):
         for start, stop in nesting.blocks:
