@@ -163,7 +163,7 @@ def prove(
 
     def example(problem: Problem) -> None:
         tally.failed = problem  # until nothing is wrong with it
-        expected = case.expected(problem)
+        expected = trial.expected(case, problem)
         result = run(problem)
         share, output = compare(expected, result)
         tally.examples += 1
