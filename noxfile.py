@@ -62,10 +62,10 @@ def triton(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("backend", BACKENDS)
 def tests_alone(session: nox.Session, backend: str) -> None:
-    """One backend in an environment without the other frameworks."""
+    """One backend in an environment without the other frameworks; NumPy alone is set to raise where it may."""
     tools = (*TEST_TOOLS, *CHECK_TOOLS, *{"torch": EXPORT_TOOLS, "jax": JAX_TOOLS}.get(backend, ()))
     install(session, *BESIDE[backend], "sklearn", "testing", "demo", tools=tools)
-    pytest(session, backends=(backend,))
+    pytest(session, *(["--strict-settings"] if backend == "numpy" else []), backends=(backend,))
 
 
 @nox.session

@@ -7,6 +7,7 @@ import pytest
 
 import mrl
 import mrl.testing
+from mrl.testing.callables import import_of
 
 NESTING = mrl.Nesting((2, 3, 5), (0.5, 2.0, 1.0))
 
@@ -167,3 +168,15 @@ def test_every_weight_and_soft_labels_are_options(backend_name: str, random_seed
         mrl.nested_cross_entropy, backend=backend_name, options=options, examples=24, random_seed=random_seed
     )
     assert row.worst <= 1 and row.examples >= 12
+
+
+def test_how_a_loss_is_brought_into_a_script() -> None:
+    def within(z, head, labels, nesting):
+        """No name that another file could import."""
+
+    assert import_of(mrl.nested_cross_entropy) == (
+        "from mrl.losses import nested_cross_entropy",
+        "nested_cross_entropy",
+    )
+    for loss, name in ((within, "within"), (lambda: None, "loss"), (functools.partial(within), "within"), (len, "len")):
+        assert import_of(loss) == (f"# {name} is the loss under proof", name)

@@ -90,6 +90,10 @@ def test_the_worse_of_two_answers_counts() -> None:
     confidence = np.array([[0.5 + near, 0.5 - near, 0.5 + near, 0.5 - near, 0.6, 0.4, np.nan], [1.0] * 7])
     correct = np.array([[1, 1, 0, 0, 1, 1, 1], [0, 0, 1, 1, 0, 0, 0]], bool)
     assert risk.surely_right(Outcomes(confidence, correct), 0.5).tolist() == [False] * 4 + [True, False, False]
+    # Further away than one rounding, and nearer than two, it does the one or the other.
+    past = np.array([[0.5 + 1.5 * ROUNDING, 0.5 - 1.5 * ROUNDING], [1.0] * 2])
+    alone = np.array([[True, False], [False, True]])
+    assert risk.surely_right(Outcomes(past, alone), 0.5).all()
     agree = np.array([[True] * 4], bool)
     assert risk.surely_right(Outcomes(confidence[:, :4], np.concatenate([agree, agree])), 0.5).all()
 

@@ -263,3 +263,11 @@ def test_trees_of_linen_and_states_of_nnx(backend_jax: None) -> None:
     assert nesting.dims == NESTING.dims
     np.testing.assert_array_equal(head.weights[1], np.asarray(state["levels"][1]["kernel"].get_value()).T)
     assert_same(mrl.read_head(nnx.to_pure_dict(state))[0], head)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0)])
+def test_what_has_no_class_or_no_dimension_is_no_head(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        mrl.read_head({"fc.weight": np.zeros(shape, np.float32)}, mrl.Nesting((4,)))
+    with pytest.raises(ValueError, match="expected"):
+        find_head({"fc.weight": np.zeros(shape, np.float32)})

@@ -185,7 +185,8 @@ def test_init_head_gives_the_same_numbers_everywhere(backend_name: str, dtype: s
         return
     head = mrl.convert(mrl.init_head(mrl.Nesting((2048,)), 1000, backend=backend_name, **arguments), "numpy")
     drawn = mrl.init_head(mrl.Nesting((2048,)), 1000, backend="numpy", tied=True, seed=0)
-    np.testing.assert_array_equal(head.weight, drawn.weight.astype(head.weight.dtype))
+    with np.errstate(under="ignore"):  # the smallest become subnormal
+        np.testing.assert_array_equal(head.weight, drawn.weight.astype(head.weight.dtype))
 
 
 @pytest.mark.parametrize(

@@ -206,3 +206,13 @@ def test_memory_beside_the_file(tmp_path, backend_name: str) -> None:
 def test_memory_of_bfloat16(tmp_path, framework_name: str) -> None:
     measured("numpy", tmp_path / "head", "save", "bfloat16")
     assert 0.9 < measured(framework_name, tmp_path / "head", "load", "bfloat16") < 1.2
+
+
+def test_rows_longer_than_a_part(path) -> None:
+    """What is no whole piece of memory is written a part at a time; a row may be more than a part."""
+    wide = np.zeros((2, 2**19 + 2), np.float32)
+    wide[:] = np.arange(wide.shape[1])
+    head, nesting = mrl.TiedHead(wide[:, ::2]), mrl.Nesting((8, wide.shape[1] // 2))
+    assert head.weight[:1].nbytes > 2**20
+    mrl.save_head(path, head, nesting)
+    np.testing.assert_array_equal(mrl.load_head(path, backend="numpy").head.weight, head.weight)

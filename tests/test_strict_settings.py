@@ -5,6 +5,7 @@ import pytest
 from transform_cases import HEAD, LABELS, NESTING, Z
 
 import mrl
+import mrl.testing
 from mrl import spec
 
 EXCLUDING = mrl.TiedHead(HEAD.weight, np.array([0.0, -np.inf, 1e-30], np.float32))
@@ -43,3 +44,8 @@ def test_cascades(backend_name, strict, confidence, temperatures):
     np.testing.assert_array_equal(np.asarray(found.labels), spec.cascade_predict(LARGE, HEAD, policy).labels)
     logits = mrl.nested_logits(z, head, NESTING)
     np.testing.assert_array_equal(np.asarray(mrl.cascade_exit(logits, policy, logits=True).labels), found.labels)
+
+
+def test_proofs(strict):
+    """What the kit draws is rounded to half precision, where the smallest numbers are subnormal or nothing."""
+    mrl.testing.check_backend("numpy", ops=["truncate", "cascade_predict"], dtypes=["float16"], random_seed=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -141,19 +142,15 @@ class MatryoshkaHead(keras.layers.Layer):
 
     def call(self, z: Any, dim: int | None = None) -> Any:
         """Logits ``(batch, ..., G, C)``, or ``(batch, ..., C)`` of the granularity ``dim``."""
-        if dim is None:
-            return ops.moveaxis(self.levels(z), 0, -2)
         z, head = ops.cast(z, self.compute_dtype), self._head(self.compute_dtype)
+        if dim is None:
+            return ops.moveaxis(mrl.nested_logits(z, head, self.nesting), 0, -2)
         g = level_of(self.nesting, dim)
         if isinstance(head, TiedHead):
             alone = TiedHead(head.weight[:, :dim], head.bias)
         else:
             alone = TiedHead(head.weights[g], None if head.biases is None else head.biases[g])
         return mrl.nested_logits(z[..., :dim], alone, Nesting((dim,)))[0]
-
-    def levels(self, z: Any) -> Any:
-        """``(G, batch, ..., C)`` logits, the granularities first: what :func:`mrl.nested_logits` gives."""
-        return mrl.nested_logits(ops.cast(z, self.compute_dtype), self._head(self.compute_dtype), self.nesting)
 
     def compute_output_shape(self, input_shape: Any, dim: int | None = None) -> tuple[int | None, ...]:
         levels = (len(self.nesting),) if dim is None else ()
@@ -236,9 +233,19 @@ class MatryoshkaHead(keras.layers.Layer):
     def from_config(cls, config: dict[str, Any]) -> MatryoshkaHead:
         return cls(**nesting_of(config))
 
-    def _head(self, dtype: str) -> Head:
-        kernels = tuple(ops.convert_to_tensor(kernel, dtype=dtype) for kernel in self.kernels)
-        biases = tuple(ops.convert_to_tensor(bias, dtype=dtype) for bias in self.biases) or None
+    def factors(self, z: Any) -> tuple[Any, ...]:
+        """``z`` and the weights, kernels before biases, in the compute dtype, each read once."""
+        # TensorFlow would hand on the variable itself, and read it anew for each use.
+        given = [getattr(x.value, "read_value", lambda x=x: x.value)() for x in (*self.kernels, *self.biases)]
+        return tuple(ops.convert_to_tensor(x, dtype=self.compute_dtype) for x in (z, *given))
+
+    def head_of(self, leaves: Sequence[Any]) -> Head:
+        """The head of arrays like those of :meth:`factors`; what comes after them is left out."""
+        count = len(self.kernels)
+        kernels, biases = tuple(leaves[:count]), tuple(leaves[count : count + len(self.biases)]) or None
         if self.tied:
             return TiedHead(kernels[0], biases and biases[0])
         return NestedHead(kernels, biases)
+
+    def _head(self, dtype: str) -> Head:
+        return self.head_of([ops.convert_to_tensor(x, dtype=dtype) for x in (*self.kernels, *self.biases)])

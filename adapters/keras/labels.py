@@ -8,8 +8,8 @@ import keras
 from keras import ops
 
 HALVES = ("float16", "bfloat16")
-NO_CLASS, NO_ANSWER = -(2**31), 1 - 2**31
-"""In the place of labels that are no integers, and of what NaN answers: in no range, equal to nothing."""
+NO_CLASS = -(2**31)
+"""In the place of labels that are no integers: in no range."""
 
 
 def wide(dtype: Any) -> Any:
@@ -52,10 +52,17 @@ def labels_of(y_true: Any, rank: int, classes: int) -> Any:
     return class_indices(y_true, rank)
 
 
-def answers_of(logits: Any) -> Any:
-    """``(...)`` int32, of equal logits the lowest class; beside a NaN none of them."""
-    answers = ops.cast(ops.argmax(logits, axis=-1), "int32")
-    return ops.where(ops.any(ops.isnan(logits), axis=-1), NO_ANSWER, answers)
+def hits_of(logits: Any, labels: Any) -> Any:
+    """``(...)`` booleans: whether the largest of ``(..., C)`` logits is the label's, of equal ones the lowest class.
+
+    Beside a NaN none is. Compared with the label's own logit: a search for the largest takes longer.
+    """
+    own = ops.take_along_axis(logits, ops.clip(labels, 0, logits.shape[-1] - 1)[..., None], axis=-1)
+    # A NaN is neither below nor equal.
+    places = ops.arange(logits.shape[-1], dtype="int32") >= labels[..., None]
+    behind = ops.logical_or(logits < own, ops.logical_and(places, ops.equal(logits, own)))
+    known = ops.logical_and(labels >= 0, labels < logits.shape[-1])
+    return ops.logical_and(ops.all(behind, axis=-1), known)
 
 
 def are_probabilities(y_true: Any, rank: int, classes: int) -> bool:

@@ -12,7 +12,7 @@ from mrl.nesting import Nesting
 
 from ..heads import level_of
 from .configs import check_classes, config_of, nesting_of
-from .labels import answers_of, labels_of, wide
+from .labels import hits_of, labels_of, wide
 
 
 @keras.saving.register_keras_serializable(package="mrl")
@@ -64,10 +64,11 @@ class GranularityAccuracy(keras.metrics.Mean):
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
         classes, rank = check_classes(y_pred, self.nesting), len(y_pred.shape) - 2
-        self.count_answers(labels_of(y_true, rank, classes), answers_of(y_pred[..., self._g, :]), sample_weight)
+        labels = labels_of(y_true, rank, classes)
+        self.count_hits(labels, hits_of(y_pred[..., self._g, :], labels), sample_weight)
 
-    def count_answers(self, labels: Any, answers: Any, sample_weight: Any = None) -> None:
-        """:meth:`update_state` where the largest logits are known already, of int32 ``(batch, ...)`` each."""
+    def count_hits(self, labels: Any, hits: Any, sample_weight: Any = None) -> None:
+        """:meth:`update_state` where it is known already which of the int32 ``labels`` are hit, ``(batch, ...)``."""
         if self.ignore_class is not None:
             used, rank = ops.cast(ops.not_equal(labels, self.ignore_class), self.dtype), len(labels.shape)
             if sample_weight is None:
@@ -76,7 +77,7 @@ class GranularityAccuracy(keras.metrics.Mean):
                 given = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
                 given = ops.squeeze(given, -1) if len(given.shape) == rank + 1 and given.shape[-1] == 1 else given
                 sample_weight = ops.where(ops.equal(used, 0), 0.0, given)
-        super().update_state(ops.cast(ops.equal(labels, answers), self.dtype), sample_weight)
+        super().update_state(ops.cast(hits, self.dtype), sample_weight)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -9,13 +9,14 @@ from typing import Any
 import keras
 from keras import ops
 
+import mrl
 from mrl import checks
 from mrl.nesting import Nesting
 
 from ..heads import level_of
 from .configs import config_of, nesting_of
 from .head import MatryoshkaHead
-from .labels import answers_of, are_probabilities, class_indices, labels_of
+from .labels import are_probabilities, class_indices, hits_of, labels_of
 from .losses import NestedCategoricalCrossentropy, NestedSparseCategoricalCrossentropy
 from .metrics import GranularityAccuracy
 
@@ -110,10 +111,13 @@ class MatryoshkaModel(keras.Model):
             return self.head(z, dim=self._dim)
         if not (training is True and self.compiled and self.loss is None):
             return self.head(z)
-        fixed = ops.stop_gradient(z)
-        if self._compile_metrics is not None:
-            return z, ops.stop_gradient(self.head(fixed))
-        return (z, answers_of(self.head.levels(fixed))) if self.train_accuracy else (z,)
+        # One reading of the weights, for the loss and for what is reported: where both are compiled, what both multiply
+        # is multiplied once.
+        z, *leaves = self.head.factors(z)
+        if self._compile_metrics is None and not self.train_accuracy:
+            return z, *leaves
+        fixed = [ops.stop_gradient(x) for x in (z, *leaves)]
+        return z, *leaves, mrl.nested_logits(fixed[0], self.head.head_of(fixed[1:]), self.nesting)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         z = self.encoder(keras.tree.map_shape_structure(keras.KerasTensor, input_shape))
@@ -129,7 +133,8 @@ class MatryoshkaModel(keras.Model):
         if self.loss is not None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         if isinstance(y_pred, (tuple, list)):
-            total = self._fused(y_pred[0], y, sample_weight)
+            z, head = y_pred[0], self.head.head_of(y_pred[1:])
+            total = self._fused(z, head, y, sample_weight)
         elif are_probabilities(y, len(y_pred.shape) - 2, self.head.classes):
             total = self._soft_loss(y, y_pred, sample_weight)
         elif self.label_smoothing:
@@ -148,13 +153,13 @@ class MatryoshkaModel(keras.Model):
         """What ``fit`` and ``evaluate`` report: the loss, the accuracies, and what ``compile`` was given."""
         trained = isinstance(y_pred, (tuple, list))
         left_out = trained and not self.train_accuracy
-        given = y_pred[-1] if trained else y_pred
+        asked = self._compile_metrics is not None
         if not left_out:
-            rank = len(given.shape) - (1 if trained and self._compile_metrics is None else 2)
-            labels = labels_of(y, rank, self.head.classes)
-            answers = given if trained and self._compile_metrics is None else ops.moveaxis(answers_of(given), -1, 0)
+            levels = y_pred[-1] if trained else ops.moveaxis(y_pred, -2, 0)
+            labels = labels_of(y, len(levels.shape) - 2, self.head.classes)
             for g, accuracy in enumerate(self.accuracies):
-                accuracy.count_answers(labels, answers[g])
+                accuracy.count_hits(labels, hits_of(levels[g], labels))
+        given = (ops.moveaxis(y_pred[-1], 0, -2) if asked else y_pred[0]) if trained else y_pred
         found: dict[str, Any] = super().compute_metrics(x, y, given, sample_weight)
         names = {accuracy.name for accuracy in self.accuracies} if left_out else set()
         return {name: value for name, value in found.items() if name not in names}
@@ -209,7 +214,7 @@ class MatryoshkaModel(keras.Model):
             if self.predict_function is not None:
                 self._predict_functions[dim] = self.predict_function
 
-    def _fused(self, z: Any, y: Any, sample_weight: Any) -> Any:
+    def _fused(self, z: Any, head: Any, y: Any, sample_weight: Any) -> Any:
         """The loss of embeddings, reduced as Keras reduces: the sum over the batch, weighted, by the rows in use."""
         options: dict[str, Any] = {"label_smoothing": self.label_smoothing}
         if are_probabilities(y, len(z.shape) - 1, self.head.classes):
@@ -218,11 +223,13 @@ class MatryoshkaModel(keras.Model):
             labels = class_indices(y, len(z.shape) - 1)
             options["ignore_index"] = self.ignore_class
         if sample_weight is None:
-            return _share(self.head.loss(z, labels, **options).total)
+            return _share(mrl.nested_cross_entropy(z, head, labels, self.nesting, **options).total)
         sample_weight = ops.convert_to_tensor(sample_weight, dtype="float32")
         if len(sample_weight.shape) == len(z.shape) and sample_weight.shape[-1] == 1:
             sample_weight = ops.squeeze(sample_weight, -1)
-        total = self.head.loss(z, labels, sample_weight=sample_weight, reduction="sum", **options).total
+        total = mrl.nested_cross_entropy(
+            z, head, labels, self.nesting, sample_weight=sample_weight, reduction="sum", **options
+        ).total
         used = ops.ones_like(sample_weight)
         if options.get("ignore_index") is not None:
             used = ops.cast(ops.not_equal(labels, self.ignore_class), "float32")

@@ -36,6 +36,7 @@ def truncate(z: Array, dim: int, *, normalize: bool) -> Array:
 
 
 def nested_logits(z: Array, head: Head, nesting: Nesting) -> Array:
+    # Cut, multiplied and added as the fused loss does it: of a program with both, XLA multiplies once.
     wide = accumulation_dtype(z, head)
     x = z.astype(wide)  # once, and so the gradients of the levels meet in the wide dtype
     levels: list[Array] = []
@@ -43,16 +44,15 @@ def nested_logits(z: Array, head: Head, nesting: Nesting) -> Array:
     def product_of(columns: slice, weight: Array) -> Array:
         return _differentiable_product(x[..., columns], weight.T.astype(wide), factor_dtype(z, weight, wide))
 
-    def add(level: Array, bias: Array | None) -> Array:
-        return level if bias is None else level + lift(bias.astype(wide), level.ndim)
-
     if not isinstance(head, TiedHead):
         for m, weight, bias in zip(nesting.dims, head.weights, head.biases or (None,) * len(nesting), strict=True):
-            levels.append(add(product_of(slice(m), weight), bias))
+            level = product_of(slice(m), weight)
+            levels.append(level if bias is None else level + lift(bias.astype(wide), level.ndim))
         return jnp.stack(levels)
+    before = 0 if head.bias is None else lift(head.bias.astype(wide), z.ndim)
     for start, stop in nesting.blocks:
-        block = product_of(slice(start, stop), head.weight[:, start:stop])
-        levels.append(levels[-1] + block if levels else add(block, head.bias))
+        levels.append(before + product_of(slice(start, stop), head.weight[:, start:stop]))
+        before = levels[-1]
     return jnp.stack(levels)
 
 

@@ -29,22 +29,23 @@ def truncate(z: Any, dim: int, *, normalize: bool) -> tf.Tensor:
 
 
 def nested_logits(z: Any, head: Head, nesting: Nesting) -> tf.Tensor:
+    # Cut and multiplied as the fused loss does it: of a graph with both, TensorFlow multiplies once.
     z, head = widen(z, head)
-    levels = []
-    if not isinstance(head, TiedHead):
+    flat, levels = z.shape.rank == 2, list[tf.Tensor]()
+    x = z if flat else tf.reshape(z, [-1, z.shape[-1]])
+    if isinstance(head, TiedHead):
+        for start, stop in nesting.blocks:
+            block = tf.matmul(x[:, start:stop], head.weight[:, start:stop], transpose_b=True)
+            before = levels[-1] if levels else head.bias
+            levels.append(block if before is None else before + block)
+    else:
         biases = head.biases or (None,) * len(nesting)
         for m, weight, bias in zip(nesting.dims, head.weights, biases, strict=True):
-            level = tf.tensordot(z[..., :m], weight, [[-1], [1]])
+            level = tf.matmul(x[:, :m], weight, transpose_b=True)
             levels.append(level if bias is None else level + bias)
+    if flat:
         return tf.stack(levels)
-    for start, stop in nesting.blocks:
-        block = tf.tensordot(z[..., start:stop], head.weight[:, start:stop], [[-1], [1]])
-        if levels:
-            block = levels[-1] + block
-        elif head.bias is not None:
-            block = block + head.bias
-        levels.append(block)
-    return tf.stack(levels)
+    return tf.reshape(tf.stack(levels), tf.concat([[len(nesting)], tf.shape(z)[:-1], [head_classes(head)]], 0))
 
 
 def nested_cross_entropy(

@@ -101,7 +101,8 @@ def _bounds(
         reached, left = reached + take, left - take * extra
         forced = np.minimum(needed, count)
         needed, cost = needed - forced, cost + forced * extra
-    hopeless = (spents > most) | (needed > 0) | (cost > most) | (reached < least)
+    # What is spent already is part of the cost, and what no offer makes right is not reached.
+    hopeless = (cost > most) | (reached < least)
     first, second = (-reached, cost) if goal.accurate else (cost, -reached)
     return useful, np.where(hopeless, np.inf, first), np.where(hopeless, np.inf, second)
 

@@ -58,6 +58,6 @@ def named_outputs(expected: Bounded, result: Result) -> dict[str, Float]:
 
 def _shares(x: Float, value: Float, bound: Float) -> Float:
     agree = (np.isnan(x) & np.isnan(value)) | (x == value)  # infinities too
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+    with np.errstate(all="ignore"):
         shares = np.where(agree, 0.0, np.abs(x - value) / bound)
     return np.where(np.isnan(shares), np.inf, shares)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from . import trial
 from .case import Case
 from .comparison import compare, wrong_outputs
 from .diagnosis import mistakes_of
@@ -45,7 +46,7 @@ def counter_example(
         else smallest(found, refuted, compiled=compiled)
     )
     try:
-        expected, result = case.expected(small), run(small)
+        expected, result = trial.expected(case, small), run(small)
     except Exception as error:
         error.add_note(f"{what}: raised on this problem\n\n{snippet(case, driver, small, device=device)}")
         return error
@@ -66,7 +67,7 @@ class Verdict(NamedTuple):
 
 
 def _verdict(case: Case, problem: Problem, run: Run) -> Verdict:
-    expected = case.expected(problem)
+    expected = trial.expected(case, problem)
     finite = all(np.all(np.isfinite(value)) for value, _ in expected.values())
     try:
         share, output = compare(expected, run(problem))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from . import trial
 from .case import Case
 from .drivers import Result
 from .problems import Float, Problem
@@ -31,7 +32,7 @@ def mistakes_of(case: Case, dtype: str, run: Callable[[Problem], Result]) -> lis
     seen = []
     for problem in case.diagnosis.problems(dtype):
         try:
-            seen.append((problem, case.expected(problem), run(problem)))
+            seen.append((problem, trial.expected(case, problem), run(problem)))
         except Exception:  # an implementation may refuse what another was drawn for
             return []
     return [name for name, total in case.diagnosis.mistakes.items() if _explains(total, case, seen)]

@@ -147,11 +147,12 @@ class Problem:
 
 
 def round_to(values: ArrayLike, dtype: str) -> Float:
-    """The nearest numbers of ``dtype``, as float64."""
+    """The nearest numbers of ``dtype``, as float64; to subnormal ones and zero too, as strict as NumPy may be set."""
     values = np.asarray(values, np.float64)
-    if dtype != "bfloat16":
-        return values.astype(dtype).astype(np.float64)
-    bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
+    with np.errstate(under="ignore"):
+        if dtype != "bfloat16":
+            return values.astype(dtype).astype(np.float64)
+        bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
     bits += 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))  # to nearest, ties to even
     return np.asarray((bits & np.uint64(0xFFFF0000)).astype(np.uint32).view(np.float32), np.float64)
 

@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from ..checks import check_device, check_integer
 from ..dispatch import backend_named, lacks
+from . import trial
 from .case import Case, Mutant
 from .cases import CASES
 from .comparison import compare
 from .counterexample import counter_example
-from .drivers import Call, Driver, Result, driver_of
+from .drivers import Driver, Result, driver_of
 from .problems import Layout, Problem
-from .rounding import Bounded
 
 EXTRA_SEARCHES = 8
 LEAST_EXTRA_EXAMPLES = 50
@@ -159,11 +159,11 @@ def prove(
     what = f"{case.name} on {driver.name} ({mode}, {dtype})"
 
     def run(problem: Problem) -> Result:
-        return _run(case, driver, mode, problem, device)
+        return trial.run(case, driver, mode, problem, device)
 
     def example(problem: Problem) -> None:
         tally.failed = problem  # until nothing is wrong with it
-        expected = case.expected(problem)
+        expected = trial.expected(case, problem)
         result = run(problem)
         share, output = compare(expected, result)
         tally.examples += 1
@@ -177,12 +177,12 @@ def prove(
         if not share <= 1:
             raise AssertionError(f"{what}: {output} is {share:.3g} times its error bound away from the specification")
         if case.outputs_checked:
-            _check_outputs(case, problem, expected, result)
+            trial.check_outputs(case, problem, expected, result)
         tally.failed = None
         if share > tally.worst:
             tally.worst, tally.worst_output = share, output
         for mutant in mutants:
-            if mutant.name not in tally.killed and _dies(mutant, case, driver, mode, problem, expected, device):
+            if mutant.name not in tally.killed and trial.dies(mutant, case, driver, mode, problem, expected, device):
                 tally.killed.add(mutant.name)
 
     strategy = case.problems(dtype, traced=pooled)
@@ -192,7 +192,7 @@ def prove(
             attempt()
         except Exception:
             found = tally.failed and counter_example(what, case, driver, tally.failed, run, device, compiled=pooled)
-            if not found:  # what _check_outputs found, say
+            if not found:  # what check_outputs found, say
                 raise
             raise found from None
 
@@ -233,55 +233,6 @@ def prove(
 
 def _survivors(mutants: list[Mutant], tally: Tally) -> tuple[str, ...]:
     return tuple(mutant.name for mutant in mutants if mutant.name not in tally.killed)
-
-
-def _run(case: Case, driver: Driver, mode: str, problem: Problem, device: Any) -> Result:
-    layout, arrays, parameters = problem.layout, case.arrays(problem), case.parameters(problem)
-    call = Call(
-        case.function(layout),
-        arrays,
-        [*case.constants(problem), *parameters],
-        problem.upstream if case.gradients else None,
-        problem.dtype,
-        device,
-        key=(case.name, layout),
-        known_axes=case.known_axes,
-        rowless=len(parameters),
-        dtypes=(problem.dtype, *[problem.head_dtype] * (len(arrays) - 1)),
-        frozen=layout.frozen,
-        strided=layout.strided,
-        twice=layout.twice,
-    )
-    return driver.run(mode, call)
-
-
-def _dies(
-    mutant: Mutant, case: Case, driver: Driver, mode: str, problem: Problem, expected: Bounded, device: Any
-) -> bool:
-    changed = mutant.problem(problem)
-    if changed is None:
-        return False
-    found = _run(case, driver, mode, changed, device)
-    with np.errstate(all="ignore"):  # a mistake may make anything of a number
-        result = mutant.result(found, problem)
-    return result is not None and compare(expected, result)[0] > 1
-
-
-def _check_outputs(case: Case, problem: Problem, expected: Bounded, result: Result) -> None:
-    wanted = problem.dtype if case.narrow else problem.accumulation
-    names = [name for name in expected if not name.startswith("d")]
-    if len(result.outputs) != len(names):
-        raise AssertionError(f"{case.name}: expected the outputs {names}, got {len(result.outputs)} of them")
-    integers, rest = result.output_dtypes[: len(case.discrete)], result.output_dtypes[len(case.discrete) :]
-    if not set(integers) <= {"int32", "int64"}:
-        raise AssertionError(f"{case.name}: expected {case.discrete} as integers, got {integers}")
-    names = [problem.head_dtype if name.startswith("dhead") else problem.dtype for name in expected if name[0] == "d"]
-    gradients = [dtype for place, dtype in enumerate(names) if place not in problem.layout.frozen]
-    if set(rest) != {wanted} or (result.gradients is not None and result.gradient_dtypes != gradients):
-        raise AssertionError(
-            f"{case.name}: expected outputs in {wanted} and gradients in {', '.join(gradients)}, "
-            f"got {result.output_dtypes} and {result.gradient_dtypes}"
-        )
 
 
 def _search(example: Any, strategy: Any, examples: int, random_seed: int | None, *, shrink: bool) -> None:
