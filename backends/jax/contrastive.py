@@ -39,7 +39,9 @@ def nested_contrastive(
     )
     temperatures = jnp.broadcast_to(jnp.asarray(temperature, wide), (count,))[jnp.array(kept)]
     temperatures = jnp.where((temperatures > 0) & (temperatures < math.inf), temperatures, math.nan)
-    used = Nesting([nesting.dims[g] for g in kept], [nesting.weights[g] for g in kept])
+    used = nesting
+    if len(kept) < count:
+        used = Nesting([nesting.dims[g] for g in kept], [nesting.weights[g] for g in kept])
     if negatives is not None:
         negatives = negatives.reshape(-1, negatives.shape[-1])
     rows, first, others, transposed = anchors.shape[0], 0, None, None

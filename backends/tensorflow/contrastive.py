@@ -41,7 +41,9 @@ def nested_contrastive(
     temperature = tf.cast(temperature, wide) if hasattr(temperature, "dtype") else tf.constant(temperature, wide)
     temperatures = tf.gather(tf.broadcast_to(temperature, [count]), kept)
     temperatures += nan_where(~((temperatures > 0) & (temperatures < math.inf)), wide)
-    used = Nesting([nesting.dims[g] for g in kept], [nesting.weights[g] for g in kept])
+    used = nesting
+    if len(kept) < count:
+        used = Nesting([nesting.dims[g] for g in kept], [nesting.weights[g] for g in kept])
     rows = anchors.shape[0] if anchors.shape[0] is not None else tf.shape(anchors)[0]
     first, others, transposed = 0, None, None
     if across is not None:

@@ -40,7 +40,9 @@ def nested_contrastive(
         temperature = anchors.new_full((), temperature, dtype=wide)
     temperatures = temperature.to(wide).expand(count)[list(kept)]
     temperatures = torch.where((temperatures > 0) & (temperatures < math.inf), temperatures, math.nan)
-    used = Nesting([nesting.dims[g] for g in kept], [nesting.weights[g] for g in kept])
+    used = nesting
+    if len(kept) < count:
+        used = Nesting([nesting.dims[g] for g in kept], [nesting.weights[g] for g in kept])
     if negatives is not None:
         negatives = negatives.reshape(-1, negatives.shape[-1])
     first, others, transposed = 0, None, None
