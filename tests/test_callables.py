@@ -90,6 +90,7 @@ def test_a_refuted_loss_on_logits_comes_with_code(backend_torch: None) -> None:
     with pytest.raises(AssertionError, match="this mistake would: the mean over levels for their sum") as found:
         mrl.testing.check_loss(averaged, against="logits", random_seed=0)
     code = str(found.value)[str(found.value).index("import ") :]
+    assert "z = torch.tensor([[0.0, 0.0]]" in code and "nesting = mrl.Nesting((1, 2))" in code, "as small as any other"
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         exec(code, {"averaged": averaged})
 
