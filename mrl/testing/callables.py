@@ -15,6 +15,7 @@ from ..dispatch import ROOTS, known_backends
 
 CALLS = {
     "nested_cross_entropy": ("z", "head", "labels", "nesting"),
+    "nested_contrastive": ("anchors", "positives", "nesting"),
     "nested_cosine": ("z", "targets", "nesting"),
     "logits": ("logits", "labels"),
 }

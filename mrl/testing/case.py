@@ -131,6 +131,7 @@ class Case:
     drawn: Draw
     head: bool = True
     differentiated: Callable[[Problem], list[Any]] | None = None  # instead of the embeddings and a head
+    names: Callable[[Problem], list[str]] | None = None  # of these, in code
     constants: Callable[[Problem], list[Any]] = lambda problem: []
     narrow: bool = False
     gradients: bool = True

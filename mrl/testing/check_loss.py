@@ -17,6 +17,8 @@ from ..losses import nested_logits
 from ..nesting import Nesting
 from .callables import CALLS, check_signature, dtype_named, framework_of, import_of, in_own_words, name_of
 from .case import SMALL, Case, Source
+from .contrastive.claims import OPTIONS as CONTRASTIVE_OPTIONS
+from .contrastive.claims import contrastive_case
 from .cross_entropy import bounds
 from .cross_entropy.mistakes import cosine_diagnosis, cross_entropy_diagnosis
 from .cross_entropy.problems import TRACED_LAYOUTS, WEIGHTED, drawn, layouts
@@ -60,7 +62,9 @@ def check_loss(
       which :func:`mrl.nested_logits` made; every weight is 1, unless ``nesting`` says otherwise;
     * ``against="nested_cosine"``: ``loss(z, targets, nesting)``, which is
       ``sum_g w_g * mean_i (1 - cos(z[i, :m_g], targets[i, :m_g]))``, each prefix normalised by itself; none of them
-      is zero.
+      is zero;
+    * ``against="nested_contrastive"``: ``loss(anchors, positives, nesting)``, :func:`mrl.nested_contrastive` of arrays
+      ``(B, D)`` at a temperature of 0.05, of prefixes that are not zero, with the keywords named in ``options``.
 
     It returns the loss as a scalar array, or a :class:`mrl.NestedLoss`, whose ``per_level`` is then proved too.
 
@@ -74,7 +78,9 @@ def check_loss(
         options: of ``"label_smoothing"``, ``"ignore_index"``, ``"reduction"`` (passed as keywords),
             ``"sample_weight"``, ``"class_weight"``, ``"level_weights"`` (keywords too, and left out where there are
             none), ``"soft"`` (labels that are probabilities) and ``"leading"`` (more than one leading axis, none, and
-            empty batches); one name, or several.
+            empty batches); against ``"nested_contrastive"`` of ``"symmetric"``, ``"negatives"``, ``"exclude"``,
+            ``"temperature"`` (a number, or an array whose gradient is proved too), ``"similarity"`` and
+            ``"reduction"``. One name, or several.
         dtype: the dtype of the arrays, by name or in a framework's words. Of half precision, cast them up once, before
             the levels: a cast in each level has autograd add the levels' gradients in half precision, which is more
             than the bound allows.
@@ -103,7 +109,9 @@ def check_loss(
     if not callable(loss):
         raise TypeError(f"loss: expected a function, got {type(loss).__name__}; pass the implementation itself")
     options = (options,) if isinstance(options, str) else tuple(options)
-    for argument, values, known in (("against", (against,), tuple(CALLS)), ("options", options, OPTIONS)):
+    pairs = against == "nested_contrastive"
+    known_options = CONTRASTIVE_OPTIONS if pairs else OPTIONS
+    for argument, values, known in (("against", (against,), tuple(CALLS)), ("options", options, known_options)):
         for value in values:
             if value not in known:
                 raise ValueError(f"{argument}: expected names of {known}, got {value!r}; choose from these")
@@ -128,7 +136,20 @@ def check_loss(
         )
     check_device("device", backend_named(driver.name), device)
     # Eager JAX compiles each operation for every new shape: its problems come from a small pool of layouts.
-    case = _case(loss, against, nesting, tied, bias, options, pooled=driver.name == "jax")
+    pooled = driver.name == "jax"
+    if pairs:
+        name = name_of(loss)
+        case = contrastive_case(
+            loss,
+            name,
+            options,
+            nesting,
+            pooled=pooled,
+            imported=import_of(loss),
+            check=lambda result, shape: _check_result(name, result, shape),
+        )
+    else:
+        case = _case(loss, against, nesting, tied, bias, options, pooled=pooled)
     case = replace(case, gradients=driver.gradients and gradients is not False)
     return prove(case, driver, "eager", dtype, device=device, examples=examples, random_seed=random_seed)
 

@@ -10,6 +10,7 @@ import numpy as np
 from . import trial
 from .case import Case
 from .comparison import compare, wrong_outputs
+from .contrastive.smaller import smallest as smallest_pairs
 from .diagnosis import mistakes_of
 from .drivers import Driver, Result
 from .minimize import smallest
@@ -40,11 +41,11 @@ def counter_example(
         usual = again.finite or not verdict.finite  # of no infinity or NaN where there was none
         return usual and again.kind == verdict.kind and again.share >= min(verdict.share, CLEARLY)
 
-    small = (
-        found
-        if case.discrete or found.layout.given in ("logits", "pairs")
-        else smallest(found, refuted, compiled=compiled)
-    )
+    if case.discrete or found.layout.given == "logits":
+        small = found
+    else:
+        make_small = smallest_pairs if found.layout.given == "pairs" else smallest
+        small = make_small(found, refuted, compiled=compiled)
     try:
         expected, result = trial.expected(case, small), run(small)
     except Exception as error:

@@ -35,13 +35,14 @@ def snippet(
             return "\n".join(f"  {name}: {value!r}" for name, value in vars(problem).items() if value is not None)
     script: Script = getattr(driver, "script", None) or values_script(driver.name)
     leaves = _leaf_names(problem) if case.head else []
-    names = ["z", *leaves]
+    names = case.names(problem) if case.names else ["z", *leaves]
     written = []
     for name, x in zip(names, case.arrays(problem), strict=True):
-        kind = problem.dtype if name == "z" else problem.head_dtype
+        kind = problem.head_dtype if name in leaves else problem.dtype
         written.append(f"{name} = {script.array(_values(x, kind), kind, device)}")
     constants = [*case.constants(problem), *case.parameters(problem)]
-    for name, x in zip([*case.source.constants, *problem.layout.weighted], constants, strict=True):
+    given_by_name = [name for name in case.source.constants if name != "exclude" or problem.layout.excluding]
+    for name, x in zip([*given_by_name, *problem.layout.weighted], constants, strict=True):
         kind = problem.dtype if np.issubdtype(x.dtype, np.floating) else str(x.dtype)
         written.append(f"{name} = {script.array(_values(x, kind), kind, device)}")
     nesting = problem.layout.nesting
@@ -128,6 +129,8 @@ def _values(x: Any, dtype: str, digits: int = 17) -> str:
 
 
 def _number(x: Any, dtype: str, digits: int) -> str:
+    if np.asarray(x).dtype == bool:
+        return str(bool(x))
     if np.issubdtype(np.asarray(x).dtype, np.integer):
         return str(int(x))
     if not np.isfinite(x):

@@ -74,8 +74,10 @@ def layouts(draw: st.DrawFn, *, options: Sequence[str] = OPTIONS, how: bool = Tr
     )
 
 
-def problem(layout: Layout, dtype: str, rng: np.random.Generator, specials: bool = False) -> Problem:
-    """Random numbers for a layout."""
+def problem(
+    layout: Layout, dtype: str, rng: np.random.Generator, specials: bool = False, *, ordinary: bool = False
+) -> Problem:
+    """Random numbers for a layout; ``ordinary`` ones have no prefix of nothing, and no norm that is out of range."""
     rows, further, half = layout.rows, layout.classes - layout.rows, dtype in ("float16", "bfloat16")
     large = rows >= LARGE_ROWS
     layout = replace(layout, given="pairs")
@@ -90,6 +92,9 @@ def problem(layout: Layout, dtype: str, rng: np.random.Generator, specials: bool
 
     def side(count: int) -> Float:
         x = numbers((count, layout.features))
+        if ordinary:
+            x[:, 0] = np.where(x[:, 0] == 0, 0.125, x[:, 0])
+            return x
         if cosine and dtype != "float16" and rng.random() < 0.25:
             x = scaled_rows(x, rng.choice(FACTORS, (count, 1)))
         if count and rng.random() < 0.25:  # a prefix of nothing
