@@ -81,7 +81,7 @@ class View:
     """A loss with others in the place of some of its modules, or of its attributes.
 
     The loss itself stays as it is, but for what it says of itself while the view runs: ``keep_state`` takes over the
-    attributes that it has set.
+    attributes that it has set and deleted.
     """
 
     def __init__(
@@ -103,6 +103,8 @@ class View:
                 (module._modules, view._modules, children),
             ):
                 own.update({name: value for name, value in now.items() if before.get(name, self) is not value})
+                for name in before.keys() - now.keys():
+                    own.pop(name, None)
 
     def _seen(self, module: nn.Module, always: bool = False) -> Any:
         if module in self._stand_ins:
