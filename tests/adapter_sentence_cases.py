@@ -43,8 +43,9 @@ def saved():
 def _model(seed):
     torch.manual_seed(seed)
     transformer = Transformer(str(saved()))
-    for parameter in transformer.parameters():  # a model as transformers starts it embeds all texts alike
-        torch.nn.init.normal_(parameter, std=0.3)
+    for name, parameter in transformer.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.3)  # a model as transformers starts it embeds all texts alike
+        parameter.requires_grad_("pooler" not in name)  # it takes no part, which DDP would wait for
     return SentenceTransformer(modules=[transformer, Pooling(WIDTH)], device="cpu").eval()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from sentence_transformers.sentence_transformer import losses
-from sentence_transformers.util import cos_sim, dot_score, pytorch_cos_sim
+from sentence_transformers.util import cos_sim, dot_score, get_world_size, pytorch_cos_sim
 from torch import Tensor, nn
 
 import mrl
@@ -43,9 +43,12 @@ def options_of(loss: nn.Module) -> dict[str, Any] | None:
     plain = isinstance(scale, (int, float)) and 0 < scale < math.inf
     if changed or hard or symmetric is None or loss.similarity_fct not in SIMILARITIES or not plain:
         return None
+    options: dict[str, Any] = {"temperature": 1 / scale, "symmetric": symmetric}
     if loss.gather_across_devices:
-        return None
-    return {"temperature": 1 / scale, "symmetric": symmetric}
+        if get_world_size() == 1:  # which the loss itself warns of
+            return None
+        options["across"] = True
+    return options
 
 
 def nesting_of(levels: Levels) -> mrl.Nesting | None:
