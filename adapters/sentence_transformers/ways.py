@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+import mrl
 
 from .contrastive import fits, nested_ranking, nesting_of, options_of
 from .levels import Levels, plus, prefix
@@ -30,20 +33,32 @@ def cached(loss: Any, features: list[Any], labels: Any, levels: Levels) -> Tenso
             total = plus(total, weight, value)
         return total
 
-    def at_once(reps: list[list[Tensor]], *args: Any, with_backward: bool = False, **kw: Any) -> Any:
-        columns = [torch.cat(column) for column in reps]
-        if not fits(columns):
-            return each(reps, *args, with_backward=with_backward, **kw)
-        total = nested_ranking(columns, nesting, options)
-        if with_backward:
-            total.backward()
-        return total.detach() if with_backward else total
-
-    way = each if options is None or nesting is None else at_once
+    way = each
+    if options is not None and nesting is not None:
+        way = partial(_at_once, each, nesting, options)
     view = View(loss, attributes={"calculate_loss": way})
     value = view.loss(features, labels)
     view.keep_state()
     return value
+
+
+def _at_once(
+    each: Callable[..., Any],
+    nesting: mrl.Nesting,
+    options: dict[str, Any],
+    reps: list[list[Tensor]],
+    *args: Any,
+    with_backward: bool = False,
+    **kw: Any,
+) -> Any:
+    columns = [torch.cat(column) for column in reps]
+    if not fits(columns):
+        return each(reps, *args, with_backward=with_backward, **kw)
+    total = nested_ranking(columns, nesting, options)
+    if not with_backward:
+        return total
+    total.backward()
+    return total.detach()
 
 
 def _caught(loss: Any, reps: list[list[Tensor]], dim: int, weight: float, *args: Any, **kw: Any) -> Any:
