@@ -221,7 +221,7 @@ def _chunk(rows: Rows, others: Others, products: list[Array], *, plan: Plan, nee
         matching = jnp.take_along_axis(s, own, -1)
         inverse = 1 if rows.side.inverse is None else rows.side.inverse[..., g, None]
         scale = plan.nesting.weights[g] * factors
-        if others.columns is None:
+        if others.columns is None or others.factors is None:
             largest = s.max(-1, keepdims=True)
             exponentials = jnp.exp(s - largest)
             sums = exponentials.sum(-1, keepdims=True)

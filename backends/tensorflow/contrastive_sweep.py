@@ -226,7 +226,7 @@ def _chunk(rows: Rows, others: Others, products: list[tf.Tensor], plan: Plan, ne
         total = tf.reduce_sum(exponentials, 1, keepdims=True)
         # The logarithm comes last: beside a large similarity it would be rounded.
         loss = largest - matching + tf.math.log(total)
-        if others.columns is None:
+        if others.columns is None or others.factors is None:
             ds = exponentials * (unit / total) - labelled * unit
         else:
             of_columns = others.columns[g]

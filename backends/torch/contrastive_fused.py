@@ -62,7 +62,8 @@ def fused_contrastive(
 def _forward(arrays: Sequence[Tensor], exclude: Tensor | None, rows: Tensor, plan: Plan) -> list[Tensor]:
     """Total, losses per level and, of a scalar loss, the gradients that are needed, up to a factor from above."""
     needs = plan.needs if plan.summed else (False,) * 3
-    losses, gradients = sweep(*arrays, exclude, rows, replace(plan, needs=needs))
+    a, c, temperatures = arrays
+    losses, gradients = sweep(a, c, temperatures, exclude, rows, replace(plan, needs=needs))
     per_level = losses.sum(-1) if plan.summed else losses
     weights = per_level.new_tensor(plan.nesting.weights)
     total = torch.tensordot(weights, per_level, 1)
@@ -138,8 +139,8 @@ def _plain(plan: Plan) -> tuple[Any, ...]:
 
 
 def _planned(dims: Sequence[int], weights: Sequence[float], *others: Any) -> Plan:
-    *given, needs = others
-    return Plan(Nesting(dims, weights), *given, tuple(needs))
+    cosine, symmetric, first, narrow, summed, chunk_rows, needs = others
+    return Plan(Nesting(dims, weights), cosine, symmetric, first, narrow, summed, chunk_rows, tuple(needs))
 
 
 # The kernels write their products into slices, which torch.compile does not trace: to it they are one operator.

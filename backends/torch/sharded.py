@@ -160,7 +160,8 @@ def _add_gradients(
 ) -> None:
     """Of a chunk of rows; a tied head's block has the sum of all levels from its own."""
     dz, *others = gradients
-    dmatrices, dbiases = others[: len(matrices)], others[len(matrices) :]
+    found: list[Any] = others
+    dmatrices, dbiases = found[: len(matrices)], found[len(matrices) :]
     if plan.tied:
         for g in reversed(range(len(residuals) - 1)):
             residuals[g] += residuals[g + 1]

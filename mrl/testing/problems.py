@@ -127,6 +127,12 @@ class Problem:
     level_weights: Float | None = None
 
     @property
+    def positives(self) -> Float:
+        """The targets, which a contrastive loss always has."""
+        assert self.targets is not None
+        return self.targets
+
+    @property
     def accumulation(self) -> str:
         return "float64" if "float64" in (self.dtype, self.head_dtype) else "float32"
 

@@ -18,7 +18,7 @@ A gradient for products may be rounded once to the half-precision dtype of the e
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,11 +51,11 @@ def nested_contrastive(problem: Problem) -> Bounded:
     layout, u = problem.layout, UNIT_ROUNDOFF[problem.accumulation]
     nesting, count = layout.nesting, layout.rows
     options = options_of(problem)
-    loss = spec.nested_contrastive(problem.z, problem.targets, nesting, **options)
-    gradients = spec.nested_contrastive_vjp(problem.z, problem.targets, nesting, problem.upstream, **options)
+    loss = spec.nested_contrastive(problem.z, problem.positives, nesting, **options)
+    gradients = spec.nested_contrastive_vjp(problem.z, problem.positives, nesting, problem.upstream, **options)
     divisor = max(1, count) if layout.reduction == "mean" else 1
     upstream = np.broadcast_to(np.abs(problem.upstream), (count,)) / divisor
-    candidates = np.concatenate([problem.targets, *([] if problem.negatives is None else [problem.negatives])])
+    candidates = np.concatenate([problem.positives, *([] if problem.negatives is None else [problem.negatives])])
     e_losses, sizes = [], []
     e_a, e_c, e_t = np.zeros_like(problem.z), np.zeros_like(candidates), np.zeros(len(nesting))
     for g, (dim, weight) in enumerate(zip(nesting.dims, nesting.weights, strict=True)):
@@ -63,7 +63,7 @@ def nested_contrastive(problem: Problem) -> Bounded:
         own, inside = np.diagonal(level.s[:, :count]), np.abs(np.where(np.isinf(level.s), 0.0, level.s))
         ways = [_sums(level, 1, u)]
         if layout.symmetric:
-            ways.append(_sums(_Level(*level[:2], *(x[:, :count] for x in level[2:5]), level.temperature), 0, u))
+            ways.append(_sums(level._replace(s=level.s[:, :count], e_s=level.e_s[:, :count]), 0, u))
         e_loss, size = np.zeros(count), np.zeros(count)
         e_ds, size_ds = np.zeros_like(level.s), np.zeros_like(level.s)
         factors = weight * upstream
@@ -102,7 +102,7 @@ def nested_contrastive(problem: Problem) -> Bounded:
     return finish(problem, bounded, rounded=("danchors", "dpositives", "dnegatives", "dtemperature"))
 
 
-def options_of(problem: Problem) -> dict[str, object]:
+def options_of(problem: Problem) -> dict[str, Any]:
     """The keywords of the loss and of its gradient."""
     layout = problem.layout
     return {

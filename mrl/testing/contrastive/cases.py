@@ -15,7 +15,7 @@ from .problems import DRAW
 
 def differentiated(problem: Problem) -> list[Any]:
     """The arrays in the order of the gradients: anchors, positives, and negatives and a temperature if there are."""
-    return [x for x in (problem.z, problem.targets, problem.negatives, problem.temperature) if x is not None]
+    return [x for x in (problem.z, problem.positives, problem.negatives, problem.temperature) if x is not None]
 
 
 def keywords(layout: Layout, arrays: Sequence[Any], constants: Sequence[Any]) -> dict[str, Any]:
@@ -34,7 +34,8 @@ def _nested_contrastive(fused: bool) -> Case:
     def function(layout: Layout) -> Any:
         def run(arrays: list[Any], constants: list[Any]) -> Sequence[Any]:
             return nested_contrastive(
-                *arrays[:2],
+                arrays[0],
+                arrays[1],
                 layout.nesting,
                 **keywords(layout, arrays, constants),
                 symmetric=layout.symmetric,

@@ -32,7 +32,7 @@ def names_of(layout: Layout) -> list[str]:
 def _has_no_zero_prefix(problem: Problem) -> bool:
     """Where one is zero its cosine is not defined, and a gradient is a matter of taste."""
     first = problem.layout.nesting.dims[0]
-    sides = [x for x in (problem.z, problem.targets, problem.negatives) if x is not None]
+    sides = [x for x in (problem.z, problem.positives, problem.negatives) if x is not None]
     return all(np.any(x[:, :first], -1).all() for x in sides)
 
 

@@ -20,7 +20,7 @@ def _unit_embeddings(problem: Problem) -> Problem | None:
     """The whole embedding as a unit vector, and the dot products of its prefixes."""
     if problem.layout.similarity != "cosine":
         return None
-    whole = {
+    whole: dict[str, Any] = {
         name: round_to(spec.truncate(x, x.shape[-1]), problem.dtype)
         for name in ("z", "targets", "negatives")
         if (x := getattr(problem, name)) is not None
@@ -36,13 +36,13 @@ def _squared_temperature(problem: Problem) -> Problem | None:
 
 
 def _next_positive(problem: Problem) -> Problem | None:
-    return replace(problem, targets=np.roll(problem.targets, 1, 0)) if problem.layout.rows > 1 else None
+    return replace(problem, targets=np.roll(problem.positives, 1, 0)) if problem.layout.rows > 1 else None
 
 
 def _first_column_late(problem: Problem) -> Problem | None:
     if problem.layout.features < 2:
         return None
-    rolled = {name: np.roll(getattr(problem, name), 1, -1) for name in ("z", "targets")}
+    rolled: dict[str, Any] = {name: np.roll(getattr(problem, name), 1, -1) for name in ("z", "targets")}
     negatives = None if problem.negatives is None else np.roll(problem.negatives, 1, -1)
     return replace(problem, negatives=negatives, **rolled)
 
@@ -71,7 +71,7 @@ def _recomputed(
         layout, options = problem.layout, options_of(problem)
         if not applies(problem) or not layout.rows:
             return None
-        candidates = np.concatenate([problem.targets, *([] if problem.negatives is None else [problem.negatives])])
+        candidates = np.concatenate([problem.positives, *([] if problem.negatives is None else [problem.negatives])])
         temperatures: Any = np.broadcast_to(np.asarray(options["temperature"], np.float64), (len(layout.nesting),))
         levels = []
         for dim, temperature in zip(layout.nesting.dims, temperatures, strict=True):
@@ -99,7 +99,7 @@ def _without_negatives(problem: Problem, s: Float) -> Float:
 
 
 def _without_its_own(problem: Problem, s: Float) -> Float:
-    return np.where(np.eye(*s.shape, dtype=bool), -np.inf, s)
+    return np.where(np.eye(*s.shape) == 1, -np.inf, s)
 
 
 CONTRASTIVE = (

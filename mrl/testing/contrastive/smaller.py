@@ -87,7 +87,7 @@ def _without_row(problem: Problem, i: int) -> Problem | None:
     if exclude is not None:
         exclude = np.delete(np.delete(exclude, i, 0), i, 1)
     above = np.delete(problem.upstream, i) if problem.upstream.ndim else problem.upstream
-    less = replace(problem, z=np.delete(problem.z, i, 0), targets=np.delete(problem.targets, i, 0))
+    less = replace(problem, z=np.delete(problem.z, i, 0), targets=np.delete(problem.positives, i, 0))
     layout = problem.layout
     return replace(less, exclude=exclude, upstream=above).with_layout(
         lead=(layout.rows - 1,), classes=layout.classes - 1
@@ -98,7 +98,7 @@ def _without_negative(problem: Problem, j: int) -> Problem:
     layout, exclude = problem.layout, problem.exclude
     if exclude is not None:
         exclude = np.delete(exclude, layout.rows + j, 1)
-    negatives = np.delete(problem.negatives, j, 0) if layout.classes - layout.rows > 1 else None
+    negatives: Any = np.delete(np.asarray(problem.negatives), j, 0) if layout.classes - layout.rows > 1 else None
     return replace(problem, negatives=negatives, exclude=exclude).with_layout(classes=layout.classes - 1)
 
 

@@ -174,7 +174,7 @@ def problem(
                 labels = np.where(labels == layout.ignore_index, (labels + 1) % classes, labels)
             labels = np.where(ignored, layout.ignore_index, labels)
     sizes = {"sample_weight": layout.lead, "class_weight": (classes,), "level_weights": (len(layout.nesting),)}
-    weights = {name: eighths(sizes[name], 1 / 6) for name in layout.weighted}
+    weights: dict[str, Any] = {name: eighths(sizes[name], 1 / 6) for name in layout.weighted}
     if specials and upstream == "loss" and rng.random() < 0.5:
         z = np.where(ignored[..., None], np.nan, z)
         if "sample_weight" in weights:
