@@ -1,0 +1,289 @@
+"""Exact search by the maxima of blocks, with static shapes; candidates, scored again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from mrl.retrieval.planning import BLOCK, SMALL_BLOCK, Tile, plan_gather, plan_passes
+from mrl.retrieval.prepared import Database, SearchResult
+
+from .arrays import on_host
+from .losses import truncate
+
+
+def search(
+    queries: Array,
+    rows: Array,
+    lengths: Array | None,
+    *,
+    k: int,
+    dim: int,
+    metric: str,
+    normalized: bool,
+    tile: int | None,
+) -> SearchResult:
+    wide, lead = _wide(queries, rows), queries.shape[:-1]
+    q = lax.stop_gradient(queries)[..., :dim].reshape(math.prod(lead), dim).astype(wide)
+    rows, lengths = lax.stop_gradient((rows, lengths))
+    if not len(q) or not len(rows):
+        return SearchResult(jnp.full((*lead, k), -jnp.inf, wide), jnp.full((*lead, k), -1))
+    plan, picks = plan_passes(len(q), len(rows), dim, k, wide.itemsize, on_host=on_host(queries), tile=tile)
+    found = _search(q, rows, lengths, k=k, metric=metric, normalized=normalized, plan=plan, picks=picks)
+    return SearchResult(*(field.reshape(*lead, k) for field in found))
+
+
+def rerank(
+    queries: Array,
+    rows: Array,
+    lengths: Array | None,
+    candidates: Array,
+    *,
+    k: int,
+    dim: int,
+    metric: str,
+    normalized: bool,
+) -> SearchResult:
+    wide, lead = _wide(queries, rows), queries.shape[:-1]
+    q = lax.stop_gradient(queries)[..., :dim].reshape(math.prod(lead), dim).astype(wide)
+    rows, lengths = lax.stop_gradient((rows, lengths))
+    if not len(q) or not len(rows) or not candidates.shape[-1]:
+        return SearchResult(jnp.full((*lead, k), -jnp.inf, wide), jnp.full((*lead, k), -1))
+    given = candidates.reshape(len(q), candidates.shape[-1])
+    found = _rerank(q, rows, lengths, given, k=k, metric=metric, normalized=normalized)
+    return SearchResult(*(field.reshape(*lead, k) for field in found))
+
+
+def prepare_database(rows: Array, *, dims: tuple[int, ...], metric: str, track: Any) -> Database:
+    narrow = tuple(m for m in dims if m < rows.shape[1])
+    prefixes = tuple(_prefix(rows, dim=m, metric=metric) for m in track([*narrow]))
+    if metric == "cosine":
+        return Database(rows, prefixes, _norms(rows))
+    squares = tuple(_squares(rows, dim=m) for m in (*narrow, rows.shape[1]))
+    return Database(rows, prefixes, None, squares if metric == "l2" else None)
+
+
+@partial(jax.jit, static_argnames=("k", "metric", "normalized", "plan", "picks"))
+def _search(
+    q: Array,
+    rows: Array,
+    lengths: Array | None,
+    *,
+    k: int,
+    metric: str,
+    normalized: bool,
+    plan: Tile,
+    picks: bool,
+) -> tuple[Array, Array]:
+    offsets = jnp.square(q).sum(-1) if metric == "l2" else jnp.zeros(len(q), q.dtype)
+    q = truncate(q, q.shape[1], normalize=True) if metric == "cosine" else q
+
+    def few(part: tuple[Array, Array]) -> tuple[Array, Array]:
+        q, offsets = part
+        score = partial(_scores, q, offsets, rows, lengths, metric=metric, normalized=normalized)
+        return _by_picks(q, offsets, rows, lengths, score, k, metric, normalized, plan.rows) if picks else (
+            _by_tiles(score, q, len(rows), k, plan.rows)
+        )
+
+    return _in_parts(few, (q, offsets), plan.queries)
+
+
+@partial(jax.jit, static_argnames=("k", "metric", "normalized"))
+def _rerank(
+    q: Array, rows: Array, lengths: Array | None, given: Array, *, k: int, metric: str, normalized: bool
+) -> tuple[Array, Array]:
+    offsets = jnp.zeros(len(q), q.dtype)
+    q = truncate(q, q.shape[1], normalize=True) if metric == "cosine" else q
+    # In order of the index, because the first of equals wins.
+    given = jnp.sort(given.astype(int), -1)
+    again = jnp.pad(given[:, 1:] == given[:, :-1], ((0, 0), (1, 0)))
+    given = jnp.where(again | (given >= len(rows)), -1, given)
+
+    def few(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        q, offsets, given = part
+        scores = _scores_of(q, rows, lengths, jnp.maximum(given, 0), metric, normalized)
+        return _best(jnp.where(given < 0, -jnp.inf, scores), given, k)
+
+    together = plan_gather(given.shape[1], q.shape[1], q.dtype.itemsize, queries=len(q))
+    return _in_parts(few, (q, offsets, given), together)
+
+
+def _by_picks(
+    q: Array,
+    offsets: Array,
+    rows: Array,
+    lengths: Array | None,
+    score: Callable[[Any, int], Array],
+    k: int,
+    metric: str,
+    normalized: bool,
+    size: int,
+) -> tuple[Array, Array]:
+    """The maxima of blocks, and of blocks of blocks: the best ``k`` lie in the best ``k`` of either.
+
+    Blocks are ordered by their maximum and then by their place: an element outside of the first ``k`` has as many
+    better ones before it. Those picked are put in order of their place again, so that the first of equals wins.
+    """
+    count = len(rows)
+    whole, rest = count // size, count % size
+
+    def largest(start: Any, size: int) -> Array:
+        scores = score(start, size)
+        scores = jnp.pad(scores, ((0, -size % SMALL_BLOCK), (0, 0)), constant_values=-jnp.inf)
+        return scores.reshape(-1, SMALL_BLOCK, len(q)).max(1)
+
+    parts = []
+    if whole:
+        parts.append(lax.map(lambda i: largest(i * size, size), jnp.arange(whole)).reshape(-1, len(q)))
+    if rest:
+        parts.append(largest(whole * size, rest))
+    fine = jnp.concatenate(parts)
+    fine = jnp.pad(fine, ((0, -len(fine) % SMALL_BLOCK), (0, 0)), constant_values=-jnp.inf)
+    coarse = fine.reshape(-1, SMALL_BLOCK, len(q)).max(1).T
+    blocks = _within(_picked(coarse, k))
+    blocks = jnp.take_along_axis(blocks, _picked(jnp.take_along_axis(fine.T, blocks, 1), k), 1)
+    places = _within(blocks)
+    scores = _scores_of(q, rows, lengths, jnp.minimum(places, count - 1), metric, normalized, expanded=offsets)
+    return _best(jnp.where(places < count, scores, -jnp.inf), places, k)
+
+
+def _picked(values: Array, k: int) -> Array:
+    return jnp.sort(lax.top_k(values, min(k, values.shape[1]))[1], -1)
+
+
+def _within(blocks: Array) -> Array:
+    """The places of all members of blocks, in order."""
+    return (blocks[:, :, None] * SMALL_BLOCK + jnp.arange(SMALL_BLOCK)).reshape(len(blocks), -1)
+
+
+def _by_tiles(score: Callable[[Any, int], Array], q: Array, count: int, k: int, size: int) -> tuple[Array, Array]:
+    """The best so far, and those of the next tile: its scores are there until its best blocks are taken."""
+
+    def step(best: tuple[Array, Array], start: Any, size: int) -> tuple[Array, Array]:
+        scores = jnp.pad(score(start, size).T, ((0, 0), (0, -size % BLOCK)), constant_values=-jnp.inf)
+        scores = scores.reshape(len(q), -1, BLOCK)
+        blocks = _picked(scores.max(-1), k)
+        values = jnp.take_along_axis(scores, blocks[:, :, None], 1).reshape(len(q), -1)
+        places = (start + blocks[:, :, None] * BLOCK + jnp.arange(BLOCK)).reshape(len(q), -1)
+        return _best(*(jnp.concatenate(pair, 1) for pair in zip(best, (values, places), strict=True)), k)
+
+    # A zero made of what is given: under shard_map a loop wants to start from what varies as its results do.
+    zero = 0 * jnp.isnan(score(0, 1)).astype(int).T
+    best = jnp.full((len(q), k), -jnp.inf, q.dtype) + zero.astype(q.dtype), jnp.full((len(q), k), -1) + zero
+    whole, rest = count // size, count % size
+    if whole:
+        best = lax.fori_loop(0, whole, lambda i, best: step(best, i * size, size), best)
+    return step(best, whole * size, rest) if rest else best
+
+
+def _scores(
+    q: Array,
+    offsets: Array,
+    rows: Array,
+    lengths: Array | None,
+    start: Any,
+    size: int,
+    *,
+    metric: str,
+    normalized: bool,
+) -> Array:
+    """``(size, queries)`` scores of rows from ``start``; minus infinity for NaN."""
+    x = lax.dynamic_slice(rows, (start, 0), (size, q.shape[1])).astype(q.dtype)
+    known = None if lengths is None else lax.dynamic_slice_in_dim(lengths, start, size).astype(q.dtype)
+    if metric == "cosine" and not normalized and known is None:
+        x = truncate(x, x.shape[1], normalize=True)
+    scores = jnp.matmul(x, q.T)
+    if metric == "l2":
+        squares = jnp.square(x).sum(-1) if known is None else known
+        scores = jnp.minimum(2 * scores - squares[:, None] - offsets[None, :], 0)
+    elif metric == "cosine" and known is not None and not normalized:
+        scores = _over(scores, known[:, None])
+    return _ordered(scores)
+
+
+def _scores_of(
+    q: Array,
+    rows: Array,
+    lengths: Array | None,
+    places: Array,
+    metric: str,
+    normalized: bool,
+    *,
+    expanded: Array | None = None,
+) -> Array:
+    """``(queries, K)`` scores of rows of each query's own; distances from differences, unless they are ``expanded``."""
+    x = rows.at[places, : q.shape[1]].get(mode="clip").astype(q.dtype)
+    known = None if lengths is None else lengths[places].astype(q.dtype)
+    if metric == "l2" and expanded is None:
+        return _ordered(-jnp.square(x - q[:, None, :]).sum(-1))
+    if metric == "cosine" and not normalized and known is None:
+        x = truncate(x, x.shape[-1], normalize=True)
+    scores = jnp.einsum("qnd,qd->qn", x, q)
+    if metric == "l2":
+        squares = jnp.square(x).sum(-1) if known is None else known
+        scores = jnp.minimum(2 * scores - squares - expanded[:, None], 0)
+    elif metric == "cosine" and known is not None and not normalized:
+        scores = _over(scores, known)
+    return _ordered(scores)
+
+
+def _over(scores: Array, norms: Array) -> Array:
+    small = norms <= 1e-12
+    return jnp.where(small, 0, scores / jnp.where(small, 1, norms))
+
+
+def _ordered(scores: Array) -> Array:
+    """One zero, because XLA sorts the negative one below the other; and minus infinity for NaN."""
+    return jnp.where(jnp.isnan(scores), -jnp.inf, jnp.where(scores == 0, 0, scores))
+
+
+def _best(scores: Array, indices: Array, k: int) -> tuple[Array, Array]:
+    """The best ``k`` of columns of which the first of equals wins."""
+    scores, order = lax.top_k(scores, min(k, scores.shape[1]))
+    indices = jnp.where(scores == -jnp.inf, -1, jnp.take_along_axis(indices, order, 1))
+    missing = ((0, 0), (0, k - scores.shape[1]))
+    return jnp.pad(scores, missing, constant_values=-jnp.inf), jnp.pad(indices, missing, constant_values=-1)
+
+
+def _in_parts(function: Callable[[Any], tuple[Array, Array]], arrays: tuple[Array, ...], together: int) -> Any:
+    """``function`` of so many queries at a time, evened out."""
+    count = len(arrays[0])
+    parts = -(-count // together)
+    if parts == 1:
+        return function(arrays)
+    size = -(-count // parts)
+    padded = [jnp.pad(x, ((0, parts * size - count), *((0, 0),) * (x.ndim - 1))) for x in arrays]
+    found = lax.map(function, tuple(x.reshape(parts, size, *x.shape[1:]) for x in padded))
+    return tuple(field.reshape(-1, field.shape[-1])[:count] for field in found)
+
+
+@partial(jax.jit, static_argnames=("dim", "metric"))
+def _prefix(rows: Array, *, dim: int, metric: str) -> Array:
+    if metric != "cosine":
+        return jnp.copy(rows[:, :dim])
+    return truncate(rows[:, :dim].astype(_wide(rows)), dim, normalize=True)
+
+
+@partial(jax.jit, static_argnames="dim")
+def _squares(rows: Array, *, dim: int) -> Array:
+    return jnp.square(rows[:, :dim].astype(_wide(rows))).sum(-1)
+
+
+@jax.jit
+def _norms(rows: Array) -> Array:
+    x = rows.astype(_wide(rows))
+    largest = jnp.abs(x).max(-1, initial=0)
+    usual = (largest > 0) & (largest < jnp.inf)
+    scale = jnp.ldexp(jnp.ones_like(largest), jnp.clip(jnp.where(usual, jnp.frexp(largest)[1], 0), -126, 126))
+    return jnp.sqrt(jnp.square(x / scale[:, None]).sum(-1)) * scale
+
+
+def _wide(*arrays: Array) -> np.dtype:
+    return np.dtype(jnp.float64 if any(x.dtype == jnp.float64 for x in arrays) else jnp.float32)

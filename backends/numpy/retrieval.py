@@ -1,0 +1,247 @@
+"""Exact search by tiles of scores and a running threshold; candidates, scored again."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mrl.retrieval.planning import BLOCK, ROW_BYTES, plan_tile
+from mrl.retrieval.prepared import Database, SearchResult
+
+RANGE = {4: (2.0**40, 2.0**80), 8: (2.0**500, 2.0**700)}
+"""Entries past the first number, or below its reciprocal, are scaled by the second before they are squared."""
+
+
+def search(
+    queries: np.ndarray,
+    rows: np.ndarray,
+    lengths: np.ndarray | None,
+    *,
+    k: int,
+    dim: int,
+    metric: str,
+    normalized: bool,
+    tile: int | None,
+) -> SearchResult:
+    lead, wide = queries.shape[:-1], _wide(queries, rows)
+    q, offsets = _prepared(queries.reshape(math.prod(lead), queries.shape[-1])[:, :dim].astype(wide), metric)
+    copied = rows.dtype != wide or (metric == "cosine" and not normalized and lengths is None)
+    plan = plan_tile(len(q), len(rows), dim, wide.itemsize, on_host=True, copied=copied, tile=tile)
+    blocks = plan.rows // BLOCK
+    found = _Found(len(q), k, wide)
+    scratch = np.empty((min(plan.queries, len(q)), plan.rows), wide)
+    with np.errstate(all="ignore"):
+        for start in range(0, len(rows) if len(q) else 0, plan.rows):
+            x = rows[start : start + plan.rows, :dim].astype(wide, copy=False)
+            known = None if lengths is None else lengths[start : start + plan.rows].astype(wide, copy=False)
+            if metric == "cosine" and not normalized and known is None:
+                x = _normalized(x)
+            for first in range(0, len(q), plan.queries):
+                part = q[first : first + plan.queries]
+                scores = scratch[: len(part)]
+                if len(x) < plan.rows:
+                    scores[:, len(x) :] = -np.inf
+                np.matmul(part, x.T, out=scores[:, : len(x)])
+                own = None if offsets is None else offsets[first : first + plan.queries]
+                _complete(scores[:, : len(x)], x, known, own, metric, normalized)
+                found.add(first, scores.reshape(len(part), BLOCK, blocks), start)
+    return _placed(*found.best(), lead, k)
+
+
+def rerank(
+    queries: np.ndarray,
+    rows: np.ndarray,
+    lengths: np.ndarray | None,
+    candidates: np.ndarray,
+    *,
+    k: int,
+    dim: int,
+    metric: str,
+    normalized: bool,
+) -> SearchResult:
+    lead, wide = queries.shape[:-1], _wide(queries, rows)
+    count, width = math.prod(lead), candidates.shape[-1]
+    q = queries.reshape(count, queries.shape[-1])[:, :dim].astype(wide)
+    q = _prepared(q, metric)[0] if metric == "cosine" else q
+    # In order of the index, so that a stable sort leaves the lowest of equals first.
+    given = np.sort(candidates.reshape(count, width).astype(np.int64), -1)
+    given[:, 1:][given[:, 1:] == given[:, :-1]] = -1
+    given[given >= len(rows)] = -1
+    scores = np.full((count, width), -np.inf, wide)
+    with np.errstate(all="ignore"):
+        for i in range(count if len(rows) else 0):  # a query's rows fit in a cache
+            x = rows[np.maximum(given[i], 0), :dim].astype(wide, copy=False)
+            if metric == "l2":
+                scores[i] = -np.einsum("nd,nd->n", x - q[i], x - q[i])
+                continue
+            known = None if lengths is None else lengths[np.maximum(given[i], 0)].astype(wide, copy=False)
+            if metric == "cosine" and not normalized and known is None:
+                x = _normalized(x)
+            np.matmul(x, q[i], out=scores[i])
+            if metric == "cosine" and not normalized and known is not None:
+                _divide(scores[i], known)
+    scores[(given < 0) | np.isnan(scores)] = -np.inf
+    order = np.argsort(-scores, axis=-1, kind="stable")[:, :k]
+    scores, given = np.take_along_axis(scores, order, -1), np.take_along_axis(given, order, -1)
+    return _placed(scores, np.where(scores == -np.inf, -1, given), lead, k)
+
+
+def prepare_database(rows: np.ndarray, *, dims: tuple[int, ...], metric: str, track: object) -> Database:
+    wide = _wide(rows, rows)
+    narrow = [m for m in dims if m < rows.shape[-1]]
+    kept = wide if metric == "cosine" else rows.dtype
+    prefixes = tuple(np.empty((len(rows), m), kept) for m in narrow)
+    lengths = [np.empty(len(rows), wide) for _ in range({"cosine": 1, "dot": 0, "l2": len(narrow) + 1}[metric])]
+    with np.errstate(all="ignore"):
+        for part in track(tiles(rows, wide)):
+            x = rows[part].astype(wide, copy=False)
+            for m, prefix in zip(narrow, prefixes, strict=True):
+                prefix[part] = _normalized(x[:, :m]) if metric == "cosine" else rows[part, :m]
+            if metric == "cosine":
+                lengths[0][part] = _norms(x)[0]
+            for m, squares in zip([*narrow, rows.shape[-1]] if metric == "l2" else [], lengths, strict=False):
+                squares[part] = np.einsum("nd,nd->n", x[:, :m], x[:, :m])
+            _let_go(rows)
+    norms = lengths[0] if metric == "cosine" else None
+    return Database(rows, prefixes, norms, tuple(lengths) if metric == "l2" else None)
+
+
+def tiles(rows: np.ndarray, wide: np.dtype) -> list[slice]:
+    """Parts of the rows that are held a second time."""
+    step = max(1, ROW_BYTES // max(1, rows.shape[-1] * wide.itemsize))
+    return [slice(start, start + step) for start in range(0, len(rows), step)]
+
+
+class _Found:
+    """What has been found so far: a list of candidates, and for every query the score that a new one has to pass."""
+
+    def __init__(self, queries: int, k: int, wide: np.dtype) -> None:
+        self.k, self.queries = k, queries
+        self.least = np.full(queries, -np.inf, wide)
+        self.query, self.index = np.empty(0, np.int32), np.empty(0, np.int64)
+        self.score = np.empty(0, wide)
+        self.waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.count = 0
+
+    def add(self, first: int, scores: np.ndarray, start: int) -> None:
+        """Scores ``(queries, BLOCK, blocks)`` of rows from ``start``, none of which comes before a row seen."""
+        queries, _, blocks = scores.shape
+        least = self.least[first : first + queries]
+        largest = scores.max(1)  # of every block; blocks are spread, because so a maximum is taken fastest
+        if start == 0 and self.k < scores[0].size:
+            usable = np.where(np.isnan(scores), -np.inf, scores).reshape(queries, -1)
+            least[:] = np.nextafter(np.partition(usable, -self.k, -1)[:, -self.k], -np.inf)
+        query, block = np.nonzero(~(largest <= least[:, None]))  # where it is NaN, the rest of its block may pass
+        if not len(query):
+            return
+        values = scores[query, :, block]
+        hit, place = np.nonzero(values > least[query, None])
+        query, block = query[hit], block[hit]
+        self.waiting.append(((query + first).astype(np.int32), start + place * blocks + block, values[hit, place]))
+        self.count += len(hit)
+        if start and self.count > max(len(self.query), self.queries * self.k) // 2:
+            self._merge()
+
+    def _merge(self) -> None:
+        """Take up what waits, find the threshold anew, and drop what does not reach it."""
+        query, index, score = (np.concatenate(x) for x in zip((self.query, self.index, self.score), *self.waiting))
+        self.waiting, self.count = [], 0
+        order = np.argsort(query, kind="stable")
+        query, index, score = query[order], index[order], score[order]
+        counts = np.bincount(query, minlength=self.queries)
+        place = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
+        width = max(self.k, int(counts.max(initial=0)))
+        table = np.full((self.queries, width), -np.inf, score.dtype)
+        table[query, place] = score
+        self.least = np.partition(table, width - self.k, -1)[:, width - self.k]
+        stays = score >= self.least[query]
+        self.query, self.index, self.score = query[stays], index[stays], score[stays]
+
+    def best(self) -> tuple[np.ndarray, np.ndarray]:
+        self._merge()
+        order = np.lexsort((self.index, -self.score, self.query))
+        query, index, score = self.query[order], self.index[order], self.score[order]
+        counts = np.bincount(query, minlength=self.queries)
+        place = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
+        kept = place < self.k
+        scores = np.full((self.queries, self.k), -np.inf, score.dtype)
+        indices = np.full((self.queries, self.k), -1, np.int64)
+        scores[query[kept], place[kept]], indices[query[kept], place[kept]] = score[kept], index[kept]
+        return scores, indices
+
+
+def _placed(scores: np.ndarray, indices: np.ndarray, lead: tuple[int, ...], k: int) -> SearchResult:
+    """A result of ``k`` places in the shape of the queries."""
+    missing = [(0, 0), (0, k - scores.shape[1])]
+    scores = np.pad(scores, missing, constant_values=-np.inf)
+    indices = np.pad(indices, missing, constant_values=-1)
+    return SearchResult(scores.reshape(*lead, k), indices.reshape(*lead, k))
+
+
+def _prepared(q: np.ndarray, metric: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Queries as they are multiplied, and the squares of their norms under ``"l2"``."""
+    with np.errstate(all="ignore"):
+        if metric == "cosine":
+            return _normalized(q), None
+        return (2 * q, np.einsum("nd,nd->n", q, q)) if metric == "l2" else (q, None)
+
+
+def _complete(
+    scores: np.ndarray,
+    x: np.ndarray,
+    lengths: np.ndarray | None,
+    offsets: np.ndarray | None,
+    metric: str,
+    normalized: bool,
+) -> None:
+    """From products to scores, in place: over the norms of rows, or ``2 q . x - ||x||^2 - ||q||^2``."""
+    if metric == "cosine" and not normalized and lengths is not None:
+        _divide(scores, lengths)
+    elif offsets is not None:
+        scores -= np.einsum("nd,nd->n", x, x) if lengths is None else lengths
+        scores -= offsets[:, None]
+        np.minimum(scores, 0, out=scores)
+
+
+def _divide(scores: np.ndarray, norms: np.ndarray) -> None:
+    small = norms <= 1e-12
+    scores /= np.where(small, 1, norms)
+    scores[..., small] = 0
+
+
+def _norms(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The norms of rows; and ``x`` times a power of two a row that keeps squares in range, with its norms."""
+    limit, power = RANGE[x.dtype.itemsize]
+    squares = np.einsum("nd,nd->n", x, x)
+    if ((squares < limit) & (squares > 1 / limit)).all():
+        norms = np.sqrt(squares)
+        return norms, x, norms
+    largest = np.abs(x).max(-1, initial=0)
+    scale = np.where(largest > limit, 1 / power, np.where(largest < 1 / limit, power, 1)).astype(x.dtype)
+    scaled = x * scale[:, None]
+    norms = np.sqrt(np.einsum("nd,nd->n", scaled, scaled))
+    return norms / scale, scaled, norms
+
+
+def _normalized(x: np.ndarray) -> np.ndarray:
+    """Every row over its norm, and zeros where that is at most 1e-12."""
+    norms, scaled, divisor = _norms(x)
+    small = norms <= 1e-12
+    if not small.any():
+        return scaled / divisor[:, None]
+    return np.where(small[:, None], 0, scaled / np.where(small, 1, divisor)[:, None])
+
+
+def _wide(*arrays: np.ndarray) -> np.dtype:
+    return np.dtype(np.float64 if any(x.dtype == np.float64 for x in arrays) else np.float32)
+
+
+def _let_go(rows: np.ndarray) -> None:
+    """Pages of a mapped file that have been read are the file's again, and no memory of the process."""
+    mapped = getattr(rows, "_mmap", None)
+    # A private copy would lose what somebody wrote to it.
+    if mapped is not None and hasattr(mapped, "madvise") and getattr(rows, "mode", "c") != "c":
+        import mmap
+
+        mapped.madvise(mmap.MADV_DONTNEED)

@@ -1,0 +1,2 @@
+"""Adaptive retrieval."""
+from .prepared import Database, SearchResult
