@@ -10,7 +10,16 @@ from .nesting import Nesting
 KERNELS = ("truncate", "nested_logits", "nested_cross_entropy", "from_numpy", "to_numpy")
 """The names that every backend exports."""
 
-FURTHER_KERNELS = ("nested_accuracy", "cascade_exit", "cascade_predict", "devices", "take_numpy")
+FURTHER_KERNELS = (
+    "nested_accuracy",
+    "cascade_exit",
+    "cascade_predict",
+    "search",
+    "rerank",
+    "prepare_database",
+    "devices",
+    "take_numpy",
+)
 """The names that a third-party backend may leave out: who calls such a function is told."""
 
 
@@ -96,6 +105,41 @@ class Backend(Protocol):
 
     def cascade_predict(self, z: Array, head: Head, policy: Policy, *, chunk_rows: int | None) -> Any:
         """:func:`mrl.spec.cascade_predict`, without the levels that no row needs."""
+
+    def search(
+        self,
+        queries: Array,
+        rows: Array,
+        lengths: Array | None,
+        *,
+        k: int,
+        dim: int,
+        metric: str,
+        normalized: bool,
+        tile: int | None,
+    ) -> Any:
+        """The :class:`mrl.SearchResult` of :func:`mrl.spec.search` in ``rows``, whose first ``dim`` columns count.
+
+        ``lengths`` are the norms of these under ``"cosine"``, their squares under ``"l2"``, or ``None`` where nobody
+        has them. Under ``"cosine"`` rows that are ``normalized`` need none. ``k`` may be more than there are rows.
+        """
+
+    def rerank(
+        self,
+        queries: Array,
+        rows: Array,
+        lengths: Array | None,
+        candidates: Array,
+        *,
+        k: int,
+        dim: int,
+        metric: str,
+        normalized: bool,
+    ) -> Any:
+        """:func:`mrl.spec.rerank`, with rows as for :meth:`search`; a candidate that is no row is none."""
+
+    def prepare_database(self, rows: Array, *, dims: tuple[int, ...], metric: str, track: Any) -> Any:
+        """The :class:`mrl.Database` of rows; ``track`` goes around what the longest loop runs over."""
 
     def from_numpy(self, array: Any, *, dtype: str | None, device: Any) -> Array:
         """An array of this backend from a NumPy one, or from any that speaks DLPack, without a copy if it can."""

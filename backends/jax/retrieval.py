@@ -88,8 +88,10 @@ def _search(
     def few(part: tuple[Array, Array]) -> tuple[Array, Array]:
         q, offsets = part
         score = partial(_scores, q, offsets, rows, lengths, metric=metric, normalized=normalized)
-        return _by_picks(q, offsets, rows, lengths, score, k, metric, normalized, plan.rows) if picks else (
-            _by_tiles(score, q, len(rows), k, plan.rows)
+        return (
+            _by_picks(q, offsets, rows, lengths, score, k, metric, normalized, plan.rows)
+            if picks
+            else (_by_tiles(score, q, len(rows), k, plan.rows))
         )
 
     return _in_parts(few, (q, offsets), plan.queries)
@@ -99,20 +101,19 @@ def _search(
 def _rerank(
     q: Array, rows: Array, lengths: Array | None, given: Array, *, k: int, metric: str, normalized: bool
 ) -> tuple[Array, Array]:
-    offsets = jnp.zeros(len(q), q.dtype)
     q = truncate(q, q.shape[1], normalize=True) if metric == "cosine" else q
     # In order of the index, because the first of equals wins.
     given = jnp.sort(given.astype(int), -1)
     again = jnp.pad(given[:, 1:] == given[:, :-1], ((0, 0), (1, 0)))
     given = jnp.where(again | (given >= len(rows)), -1, given)
 
-    def few(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        q, offsets, given = part
+    def few(part: tuple[Array, Array]) -> tuple[Array, Array]:
+        q, given = part
         scores = _scores_of(q, rows, lengths, jnp.maximum(given, 0), metric, normalized)
         return _best(jnp.where(given < 0, -jnp.inf, scores), given, k)
 
     together = plan_gather(given.shape[1], q.shape[1], q.dtype.itemsize, queries=len(q))
-    return _in_parts(few, (q, offsets, given), together)
+    return _in_parts(few, (q, given), together)
 
 
 def _by_picks(
@@ -235,8 +236,7 @@ def _scores_of(
 
 
 def _over(scores: Array, norms: Array) -> Array:
-    small = norms <= 1e-12
-    return jnp.where(small, 0, scores / jnp.where(small, 1, norms))
+    return scores / jnp.where(norms <= 1e-12, jnp.inf, norms)  # so that the NaN of a query stays
 
 
 def _ordered(scores: Array) -> Array:

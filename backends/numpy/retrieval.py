@@ -119,8 +119,8 @@ class _Found:
     def __init__(self, queries: int, k: int, wide: np.dtype) -> None:
         self.k, self.queries = k, queries
         self.least = np.full(queries, -np.inf, wide)
-        self.query, self.index = np.empty(0, np.int32), np.empty(0, np.int64)
-        self.score = np.empty(0, wide)
+        none = np.empty(0, np.int64)
+        self.kept = none, none, np.empty(0, wide)
         self.waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self.count = 0
 
@@ -138,37 +138,34 @@ class _Found:
         values = scores[query, :, block]
         hit, place = np.nonzero(values > least[query, None])
         query, block = query[hit], block[hit]
-        self.waiting.append(((query + first).astype(np.int32), start + place * blocks + block, values[hit, place]))
+        self.waiting.append((query + first, start + place * blocks + block, values[hit, place]))
         self.count += len(hit)
-        if start and self.count > max(len(self.query), self.queries * self.k) // 2:
+        if start and self.count > max(len(self.kept[0]), self.queries * self.k) // 2:
             self._merge()
 
-    def _merge(self) -> None:
-        """Take up what waits, find the threshold anew, and drop what does not reach it."""
-        query, index, score = (np.concatenate(x) for x in zip((self.query, self.index, self.score), *self.waiting))
-        self.waiting, self.count = [], 0
-        order = np.argsort(query, kind="stable")
-        query, index, score = query[order], index[order], score[order]
-        counts = np.bincount(query, minlength=self.queries)
-        place = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-        width = max(self.k, int(counts.max(initial=0)))
-        table = np.full((self.queries, width), -np.inf, score.dtype)
-        table[query, place] = score
-        self.least = np.partition(table, width - self.k, -1)[:, width - self.k]
-        stays = score >= self.least[query]
-        self.query, self.index, self.score = query[stays], index[stays], score[stays]
+    def _merge(self) -> tuple[np.ndarray, np.ndarray]:
+        """Take up what waits, a row for every query; find the threshold anew, and drop what is below."""
+        lists, self.waiting, self.count = [self.kept, *self.waiting], [], 0
+        counts = [np.bincount(query, minlength=self.queries) for query, _, _ in lists]
+        filled = np.zeros_like(counts[0])
+        width = max(self.k, int(sum(counts, filled).max()))
+        scores = np.full((self.queries, width), -np.inf, self.least.dtype)
+        indices = np.full((self.queries, width), -1)
+        for (query, index, score), count in zip(lists, counts, strict=True):  # each in order of the queries
+            place = np.arange(len(query)) + (filled - np.cumsum(count) + count)[query]
+            scores[query, place], indices[query, place] = score, index
+            filled += count
+        self.least = np.partition(scores, width - self.k, -1)[:, width - self.k]
+        query, place = np.nonzero((scores >= self.least[:, None]) & (indices >= 0))
+        self.kept = query, indices[query, place], scores[query, place]
+        return scores, indices
 
     def best(self) -> tuple[np.ndarray, np.ndarray]:
-        self._merge()
-        order = np.lexsort((self.index, -self.score, self.query))
-        query, index, score = self.query[order], self.index[order], self.score[order]
-        counts = np.bincount(query, minlength=self.queries)
-        place = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-        kept = place < self.k
-        scores = np.full((self.queries, self.k), -np.inf, score.dtype)
-        indices = np.full((self.queries, self.k), -1, np.int64)
-        scores[query[kept], place[kept]], indices[query[kept], place[kept]] = score[kept], index[kept]
-        return scores, indices
+        if not self.queries:
+            return np.empty((0, self.k), self.least.dtype), np.empty((0, self.k), np.int64)
+        scores, indices = self._merge()
+        order = np.lexsort((indices, -scores), -1)[:, : self.k]
+        return np.take_along_axis(scores, order, -1), np.take_along_axis(indices, order, -1)
 
 
 def _placed(scores: np.ndarray, indices: np.ndarray, lead: tuple[int, ...], k: int) -> SearchResult:
@@ -205,9 +202,7 @@ def _complete(
 
 
 def _divide(scores: np.ndarray, norms: np.ndarray) -> None:
-    small = norms <= 1e-12
-    scores /= np.where(small, 1, norms)
-    scores[..., small] = 0
+    scores /= np.where(norms <= 1e-12, np.inf, norms)  # so that the NaN of a query stays
 
 
 def _norms(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

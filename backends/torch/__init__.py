@@ -9,6 +9,7 @@ from mrl.nesting import Nesting
 from .arrays import devices, from_numpy, to_numpy
 from .cascade import cascade_exit, cascade_predict
 from .losses import nested_accuracy, nested_cross_entropy, nested_logits, truncate
+from .retrieval import prepare_database, rerank, search
 
 __all__ = [
     "cascade_exit",
@@ -18,6 +19,9 @@ __all__ = [
     "nested_accuracy",
     "nested_cross_entropy",
     "nested_logits",
+    "prepare_database",
+    "rerank",
+    "search",
     "to_numpy",
     "truncate",
 ]

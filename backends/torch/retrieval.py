@@ -189,32 +189,34 @@ class _Found:
             self._table()
 
     def _table(self) -> tuple[Tensor, Tensor]:
-        """Take up what waits, in rows of ``(queries, width)``; find the threshold anew, and drop what is below."""
-        query, index, score = (torch.cat(x) for x in zip(self.kept, *self.waiting, strict=True))
-        self.waiting, self.count = [], 0
-        order = index.argsort()
-        order = order[query[order].argsort(stable=True)]
-        query, index, score = query[order], index[order], score[order]
-        counts = query.bincount(minlength=self.queries)
-        place = torch.arange(len(query), device=query.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-        width = max(self.k, int(counts.max()) if len(query) else 0)
-        scores = score.new_full((self.queries, width), -math.inf)
-        indices = index.new_full((self.queries, width), -1)
-        scores[query, place], indices[query, place] = score, index
+        """Take up what waits, a row for every query; find the threshold anew, and drop what is below."""
+        lists, self.waiting, self.count = [self.kept, *self.waiting], [], 0
+        counts = [query.bincount(minlength=self.queries) for query, _, _ in lists]
+        filled = torch.zeros_like(counts[0])
+        width = max(self.k, int(sum(counts, filled).max()))
+        scores = self.least.new_full((self.queries, width), -math.inf)
+        indices = filled.new_full((self.queries, width), -1)
+        for (query, index, score), count in zip(lists, counts, strict=True):  # each in order of the queries
+            shift = filled - count.cumsum(0) + count
+            place = torch.arange(len(query), device=query.device) + shift[query]
+            scores[query, place], indices[query, place] = score, index
+            filled += count
         self.least = scores.topk(self.k, sorted=False).values.amin(-1)
-        stays = score >= self.least[query]
-        self.kept = (query[stays], index[stays], score[stays])
+        query, place = ((scores >= self.least[:, None]) & (indices >= 0)).nonzero(as_tuple=True)
+        self.kept = (query, indices[query, place], scores[query, place])
         return scores, indices
 
     def best(self) -> tuple[Tensor, Tensor]:
         if not self.queries:
             return self.least.new_empty((0, self.k)), self.kept[1].new_empty((0, self.k))
-        return _first(*self._table(), self.k)
+        scores, indices = self._table()
+        order = indices.argsort(-1)
+        return _first(scores.gather(1, order), indices.gather(1, order), self.k)
 
 
 def _divide(scores: Tensor, norms: Tensor) -> None:
     small = norms <= 1e-12
-    scores.div_(norms.masked_fill(small, 1)).masked_fill_(small, 0)
+    scores.div_(norms.masked_fill(small, math.inf))  # so that the NaN of a query stays
 
 
 def _norms(x: Tensor) -> Tensor:

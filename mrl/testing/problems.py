@@ -31,14 +31,16 @@ class Layout:
         nesting: the granularities and their weights.
         lead: the leading axes of ``z``.
         width: ``D``; 0 stands for the nesting's width.
-        classes: ``C``.
+        classes: ``C``; of a search, the rows of the database.
         tied, bias: the kind of head, and whether it has biases.
         label_smoothing, ignore_index, reduction, chunk_rows: the options of :func:`mrl.nested_cross_entropy`.
         soft: labels are probabilities of the classes.
         weighted: which of ``"sample_weight"``, ``"class_weight"`` and ``"level_weights"`` are given.
-        topk: of :func:`mrl.nested_accuracy`.
+        topk: of :func:`mrl.nested_accuracy`; of a search, how many rows each stage keeps.
         policy: of a cascade, with the dims of the nesting.
         given: what a cascade is given: ``"embeddings"``, or the ``"probabilities"`` or ``"logits"`` of all levels.
+        metric: of a search.
+        prepared: whether a search is given a :class:`mrl.Database`.
         head_dtype: of the head, where it is not that of ``z``.
         frozen: places of arrays that are not differentiated: 0 is ``z``, then come those of the head.
         strided: arrays do not lie in memory in one piece, where a framework has such.
@@ -65,6 +67,8 @@ class Layout:
     topk: tuple[int, ...] = ()
     policy: CascadePolicy | None = None
     given: str = "embeddings"
+    metric: str = "cosine"
+    prepared: bool = False
     head_dtype: str = ""
     frozen: tuple[int, ...] = ()
     strided: bool = False
@@ -88,9 +92,9 @@ class Problem:
         dtype: of the arrays under test, but for a head with a dtype of its own.
         z: the embeddings ``(*lead, D)``, or what a cascade is given.
         head: a head of NumPy arrays.
-        labels: ``lead`` integers, or probabilities ``(*lead, C)``.
+        labels: ``lead`` integers, or probabilities ``(*lead, C)``; the candidates of a search.
         upstream: the gradient that comes back from above, of the shape of what is differentiated.
-        targets: embeddings to be near to, for losses without a head.
+        targets: embeddings to be near to, for losses without a head; the database of a search.
         sample_weight, class_weight, level_weights: of rows ``lead``, classes ``(C,)`` and levels ``(G,)``.
 
     Example:
