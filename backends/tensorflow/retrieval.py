@@ -15,6 +15,8 @@ from mrl.retrieval.prepared import Database, SearchResult
 from .arrays import in_xla, moderate, on_host
 from .losses import truncate
 
+FEW_ROWS = 8192
+
 UNKNOWN_CANDIDATES = 1024
 """Of a query whose number is not known yet."""
 
@@ -35,8 +37,8 @@ def search(
     count = MOST_QUERIES if q.shape[0] is None else q.shape[0]
     plan, picks = plan_passes(count, rows.shape[0], dim, k, wide.size, on_host=on_host(queries), tile=tile)
     rows, lengths = tf.stop_gradient(rows), None if lengths is None else tf.stop_gradient(lengths)
-    # A graph of the library's own starts its operations faster, and tiles several at a time.
-    run = _trace_search if tf.executing_eagerly() else _search
+    # Many tiles are worth a graph, which starts its operations faster and several at a time.
+    run = _trace_search if tf.executing_eagerly() and rows.shape[0] > FEW_ROWS else _search
     widths = (dim, rows.shape[1])
     found = run(q, rows, lengths, widths, k=k, metric=metric, normalized=normalized, plan=plan, picks=picks)
     return _shaped(found, queries, lead, k)
@@ -57,11 +59,10 @@ def rerank(
     q = tf.cast(tf.reshape(tf.stop_gradient(queries)[..., :dim], [-1, dim]), wide)
     given = tf.reshape(tf.cast(candidates, tf.int64), tf.stack([tf.shape(q)[0], tf.shape(candidates)[-1]]))
     rows, lengths = tf.stop_gradient(rows), None if lengths is None else tf.stop_gradient(lengths)
-    run = _trace_rerank if tf.executing_eagerly() else _rerank
     widths = (dim, rows.shape[1])
     together = plan_gather(candidates.shape[-1] or UNKNOWN_CANDIDATES, rows.shape[1], wide.size)
     options = {"k": k, "metric": metric, "normalized": normalized, "together": together}
-    return _shaped(run(q, rows, lengths, given, widths, **options), queries, lead, k)
+    return _shaped(_rerank(q, rows, lengths, given, widths, **options), queries, lead, k)
 
 
 def prepare_database(rows: Any, *, dims: tuple[int, ...], metric: str, track: Any) -> Database:
@@ -193,7 +194,6 @@ def _as_wide(q: tf.Tensor, rows: tf.Tensor, widths: tuple[int, int]) -> tuple[tf
 
 
 _trace_search = tf.function(_search, autograph=False, reduce_retracing=True)
-_trace_rerank = tf.function(_rerank, autograph=False, reduce_retracing=True)
 
 
 def _by_picks(

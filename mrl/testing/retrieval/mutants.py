@@ -39,7 +39,7 @@ def _answer(
         k = max(1, k - fewer) if place < len(plan) - 1 else layout.topk[-1]
         found = scores(problem.z, rows, dim, layout.metric)
         if candidates is not None:
-            candidates = lists(candidates, len(rows))
+            candidates = lists(candidates, len(rows)) if len(rows) else candidates[..., :0]
             among = np.zeros(found.shape, bool)
             for row in np.ndindex(found.shape[:-1]):
                 among[(*row, candidates[row][candidates[row] >= 0])] = True

@@ -41,6 +41,7 @@ _POOL = (
     Layout(Nesting((4, 7)), (3,), 8, 65, topk=(3, 2), metric="dot", prepared=True),
     Layout(Nesting((1, 4)), (6,), 4, 130, topk=(5, 4), metric="cosine", prepared=True, chunk_rows=64),
     Layout(Nesting((2, 3)), (2,), 4, 3, topk=(9, 5), metric="l2", prepared=True),
+    Layout(Nesting((3, 6)), (6,), 9, 64, topk=(9, 6), metric="cosine"),
     Layout(Nesting((2, 3)), (3,), 3, 0, topk=(2, 1), metric="cosine"),
 )
 
@@ -59,7 +60,9 @@ def search_problem(shape: Layout, dtype: str, rng: np.random.Generator, specials
     """Queries, a database and candidates for a layout. Some rows hold NaN, some are zero, and some stand twice."""
     count = shape.classes
     # Of a single dimension all cosines are equal, and rounded ones decide nothing.
-    exact = rng.random() < 0.5 or (shape.metric == "cosine" and shape.nesting.dims[0] == 1)
+    exact = rng.random() < (0.4 if shape.metric == "cosine" else 0.6) or (
+        shape.metric == "cosine" and shape.nesting.dims[0] == 1
+    )
     queries, rows = (
         _numbers(size, shape.metric, exact, rng) for size in ((*shape.lead, shape.features), (count, shape.features))
     )
@@ -67,11 +70,12 @@ def search_problem(shape: Layout, dtype: str, rng: np.random.Generator, specials
         rows[rng.integers(0, count, count // 3)] = rows[rng.integers(count)]
     if rng.random() < 0.7 and count:
         rows[rng.integers(count), : rng.integers(1, shape.features + 1)] = np.nan
-    if rng.random() < 0.5 and count:
-        rows[rng.integers(0, count)] = 0
+    if rng.random() < 0.7 and count:
+        rows[rng.integers(0, count, 2)] = 0
     if rng.random() < 0.2 and queries.size:
         queries[tuple(rng.integers(size) for size in queries.shape)] = np.nan
     candidates = rng.integers(-1, max(count, 0), (*shape.lead, int(rng.choice((1, 4, 20)))))
+    candidates = np.where(rng.random(candidates.shape) < 0.2, -1, candidates)
     return Problem(
         shape,
         dtype,
