@@ -39,7 +39,17 @@ from .porting import (
     write_head,
     write_matryoshka_card,
 )
-from .retrieval import Database, SearchResult, funnel_search, metrics, prepare_database, rerank, search
+from .retrieval import (
+    Database,
+    SearchResult,
+    funnel_search,
+    load_database,
+    metrics,
+    prepare_database,
+    rerank,
+    save_database,
+    search,
+)
 
 __version__ = "0.1.0"
 
@@ -67,6 +77,7 @@ __all__ = [
     "fit_temperatures",
     "funnel_search",
     "init_head",
+    "load_database",
     "load_head",
     "metrics",
     "nested",
@@ -79,6 +90,7 @@ __all__ = [
     "read_matryoshka_card",
     "register",
     "rerank",
+    "save_database",
     "save_head",
     "search",
     "truncate",

@@ -79,8 +79,10 @@ WITHOUT_SOURCE = (
     "SavedHead",
     "available_backends",
     "convert",
+    "load_database",
     "load_head",
     "register",
+    "save_database",
     "save_head",
 )  # nothing that anybody published
 PUBLIC = [getattr(mrl, name) for name in mrl.__all__] + [getattr(mrl.spec, name) for name in mrl.spec.__all__]

@@ -46,6 +46,7 @@ def search(
                 own = None if offsets is None else offsets[first : first + plan.queries]
                 _complete(scores[:, : len(x)], x, known, own, metric, normalized)
                 found.add(first, scores.reshape(len(part), BLOCK, blocks), start)
+            _let_go(rows)
     return _placed(*found.best(), lead, k)
 
 
@@ -72,6 +73,7 @@ def rerank(
     with np.errstate(all="ignore"):
         for i in range(count if len(rows) else 0):  # a query's rows fit in a cache
             x = rows[np.maximum(given[i], 0), :dim].astype(wide, copy=False)
+            _let_go(rows)
             if metric == "l2":
                 scores[i] = -np.einsum("nd,nd->n", x - q[i], x - q[i])
                 continue

@@ -3,13 +3,16 @@
 from . import metrics
 from .prepared import Database, SearchResult
 from .search import funnel_search, prepare_database, rerank, search
+from .storage import load_database, save_database
 
 __all__ = [
     "Database",
     "SearchResult",
     "funnel_search",
+    "load_database",
     "metrics",
     "prepare_database",
     "rerank",
+    "save_database",
     "search",
 ]

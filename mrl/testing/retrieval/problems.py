@@ -60,9 +60,8 @@ def search_problem(shape: Layout, dtype: str, rng: np.random.Generator, specials
     """Queries, a database and candidates for a layout. Some rows hold NaN, some are zero, and some stand twice."""
     count = shape.classes
     # Of a single dimension all cosines are equal, and rounded ones decide nothing.
-    exact = rng.random() < (0.4 if shape.metric == "cosine" else 0.6) or (
-        shape.metric == "cosine" and shape.nesting.dims[0] == 1
-    )
+    cosine = shape.metric == "cosine"
+    exact = rng.random() < (0.4 if cosine else 0.6) or (cosine and shape.nesting.dims[0] == 1)
     queries, rows = (
         _numbers(size, shape.metric, exact, rng) for size in ((*shape.lead, shape.features), (count, shape.features))
     )
