@@ -204,5 +204,5 @@ def test_memory_is_bounded_by_the_plan() -> None:
                 tile, picks = plan_passes(queries, rows, dim, k, 4, on_host=True, tile=None)
                 held = tile.queries * ((rows or 0) // 16 + 2 * k * 16 * dim) * 4 if picks else 0
                 assert held <= 256 << 20 and tile.queries * tile.rows * 4 <= (64 << 20) + 256 * 64 * 4
-    assert plan_gather(200, 2048, 4, queries=3) == 3 and plan_gather(0, 8, 4) >= 1
+    assert plan_gather(200, 2048, 4, on_host=False, queries=3) == 3 and plan_gather(0, 8, 4, on_host=True) >= 1
     assert plan_tile(3, 100, 8, 4, on_host=False, copied=False, tile=1) == (3, 64)

@@ -57,7 +57,8 @@ def rerank(
     if not len(q) or not len(rows) or not candidates.shape[-1]:
         return SearchResult(jnp.full((*lead, k), -jnp.inf, wide), jnp.full((*lead, k), -1))
     given = candidates.reshape(len(q), candidates.shape[-1])
-    found = _rerank(q, rows, lengths, given, k=k, metric=metric, normalized=normalized)
+    together = plan_gather(given.shape[1], dim, wide.itemsize, on_host=on_host(queries), queries=len(q))
+    found = _rerank(q, rows, lengths, given, k=k, metric=metric, normalized=normalized, together=together)
     return SearchResult(*(field.reshape(*lead, k) for field in found))
 
 
@@ -91,15 +92,23 @@ def _search(
         return (
             _by_picks(q, offsets, rows, lengths, score, k, metric, normalized, plan.rows)
             if picks
-            else (_by_tiles(score, q, len(rows), k, plan.rows))
+            else (_by_tiles(partial(score, rows_first=False), q, len(rows), k, plan.rows))
         )
 
     return _in_parts(few, (q, offsets), plan.queries)
 
 
-@partial(jax.jit, static_argnames=("k", "metric", "normalized"))
+@partial(jax.jit, static_argnames=("k", "metric", "normalized", "together"))
 def _rerank(
-    q: Array, rows: Array, lengths: Array | None, given: Array, *, k: int, metric: str, normalized: bool
+    q: Array,
+    rows: Array,
+    lengths: Array | None,
+    given: Array,
+    *,
+    k: int,
+    metric: str,
+    normalized: bool,
+    together: int,
 ) -> tuple[Array, Array]:
     q = truncate(q, q.shape[1], normalize=True) if metric == "cosine" else q
     # In order of the index, because the first of equals wins.
@@ -112,7 +121,6 @@ def _rerank(
         scores = _scores_of(q, rows, lengths, jnp.maximum(given, 0), metric, normalized)
         return _best(jnp.where(given < 0, -jnp.inf, scores), given, k)
 
-    together = plan_gather(given.shape[1], q.shape[1], q.dtype.itemsize, queries=len(q))
     return _in_parts(few, (q, given), together)
 
 
@@ -168,7 +176,7 @@ def _by_tiles(score: Callable[[Any, int], Array], q: Array, count: int, k: int, 
     """The best so far, and those of the next tile: its scores are there until its best blocks are taken."""
 
     def step(best: tuple[Array, Array], start: Any, size: int) -> tuple[Array, Array]:
-        scores = jnp.pad(score(start, size).T, ((0, 0), (0, -size % BLOCK)), constant_values=-jnp.inf)
+        scores = jnp.pad(score(start, size), ((0, 0), (0, -size % BLOCK)), constant_values=-jnp.inf)
         scores = scores.reshape(len(q), -1, BLOCK)
         blocks = _picked(scores.max(-1), k)
         values = jnp.take_along_axis(scores, blocks[:, :, None], 1).reshape(len(q), -1)
@@ -176,7 +184,7 @@ def _by_tiles(score: Callable[[Any, int], Array], q: Array, count: int, k: int, 
         return _best(*(jnp.concatenate(pair, 1) for pair in zip(best, (values, places), strict=True)), k)
 
     # A zero made of what is given: under shard_map a loop wants to start from what varies as its results do.
-    zero = 0 * jnp.isnan(score(0, 1)).astype(int).T
+    zero = 0 * jnp.isnan(score(0, 1)).astype(int)
     best = jnp.full((len(q), k), -jnp.inf, q.dtype) + zero.astype(q.dtype), jnp.full((len(q), k), -1) + zero
     whole, rest = count // size, count % size
     if whole:
@@ -194,18 +202,20 @@ def _scores(
     *,
     metric: str,
     normalized: bool,
+    rows_first: bool = True,
 ) -> Array:
-    """``(size, queries)`` scores of rows from ``start``; minus infinity for NaN."""
+    """``(size, queries)`` scores of rows from ``start``, or the other way round; minus infinity for NaN."""
     x = lax.dynamic_slice(rows, (start, 0), (size, q.shape[1])).astype(q.dtype)
     known = None if lengths is None else lax.dynamic_slice_in_dim(lengths, start, size).astype(q.dtype)
     if metric == "cosine" and not normalized and known is None:
         x = truncate(x, x.shape[1], normalize=True)
-    scores = jnp.matmul(x, q.T)
+    scores = jnp.matmul(x, q.T) if rows_first else jnp.matmul(q, x.T)
+    own, other = (1, 0) if rows_first else (0, 1)
     if metric == "l2":
         squares = jnp.square(x).sum(-1) if known is None else known
-        scores = jnp.minimum(2 * scores - squares[:, None] - offsets[None, :], 0)
+        scores = jnp.minimum(2 * scores - jnp.expand_dims(squares, own) - jnp.expand_dims(offsets, other), 0)
     elif metric == "cosine" and known is not None and not normalized:
-        scores = _over(scores, known[:, None])
+        scores = _over(scores, jnp.expand_dims(known, own))
     return _ordered(scores)
 
 

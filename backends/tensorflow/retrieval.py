@@ -60,7 +60,7 @@ def rerank(
     given = tf.reshape(tf.cast(candidates, tf.int64), tf.stack([tf.shape(q)[0], tf.shape(candidates)[-1]]))
     rows, lengths = tf.stop_gradient(rows), None if lengths is None else tf.stop_gradient(lengths)
     widths = (dim, rows.shape[1])
-    together = plan_gather(candidates.shape[-1] or UNKNOWN_CANDIDATES, rows.shape[1], wide.size)
+    together = plan_gather(candidates.shape[-1] or UNKNOWN_CANDIDATES, rows.shape[1], wide.size, on_host=False)
     options = {"k": k, "metric": metric, "normalized": normalized, "together": together}
     return _shaped(_rerank(q, rows, lengths, given, widths, **options), queries, lead, k)
 

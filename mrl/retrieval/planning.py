@@ -16,6 +16,9 @@ ACCELERATOR_BYTES = 256 << 20
 ROW_BYTES = 64 << 20
 """Rows of the database that are held beside it: a tile that has to be widened, or candidates that are gathered."""
 
+GATHER_BYTES = 4 << 20
+"""Candidates that are gathered on a CPU: they are read again, out of a cache."""
+
 BLOCK = 64
 """Scores of which only the largest is looked at first."""
 
@@ -98,13 +101,14 @@ def plan_passes(
     return plan_tile(together, rows, dim, itemsize, on_host=on_host, copied=False, tile=tile), False
 
 
-def plan_gather(candidates: int, dim: int, itemsize: int, *, queries: int | None = None) -> int:
+def plan_gather(candidates: int, dim: int, itemsize: int, *, on_host: bool, queries: int | None = None) -> int:
     """For how many queries the rows of candidates are gathered at a time.
 
     Example:
         >>> from mrl.retrieval.planning import plan_gather
-        >>> plan_gather(200, 2048, 4)
-        40
+        >>> plan_gather(200, 2048, 4, on_host=True)
+        2
     """
-    together = max(1, ROW_BYTES // max(1, candidates * dim * itemsize))
+    budget = GATHER_BYTES if on_host else ROW_BYTES
+    together = max(1, budget // max(1, candidates * dim * itemsize))
     return together if queries is None else max(1, min(together, queries))
