@@ -181,7 +181,7 @@ def _by_tiles(score: Callable[[Any, int], Array], q: Array, count: int, k: int, 
         blocks = _picked(scores.max(-1), k)
         values = jnp.take_along_axis(scores, blocks[:, :, None], 1).reshape(len(q), -1)
         places = (start + blocks[:, :, None] * BLOCK + jnp.arange(BLOCK)).reshape(len(q), -1)
-        return _best(*(jnp.concatenate(pair, 1) for pair in zip(best, (values, places), strict=True)), k)
+        return _best(jnp.concatenate([best[0], values], 1), jnp.concatenate([best[1], places], 1), k)
 
     # A zero made of what is given: under shard_map a loop wants to start from what varies as its results do.
     zero = 0 * jnp.isnan(score(0, 1)).astype(int)
@@ -239,7 +239,8 @@ def _scores_of(
     scores = jnp.einsum("qnd,qd->qn", x, q)
     if metric == "l2":
         squares = jnp.square(x).sum(-1) if known is None else known
-        scores = jnp.minimum(2 * scores - squares - expanded[:, None], 0)
+        offsets = jnp.zeros(len(q), q.dtype) if expanded is None else expanded
+        scores = jnp.minimum(2 * scores - squares - offsets[:, None], 0)
     elif metric == "cosine" and known is not None and not normalized:
         scores = _over(scores, known)
     return _ordered(scores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -89,7 +90,7 @@ def rerank(
     return _placed(scores, np.where(scores == -np.inf, -1, given), lead, k)
 
 
-def prepare_database(rows: np.ndarray, *, dims: tuple[int, ...], metric: str, track: object) -> Database:
+def prepare_database(rows: np.ndarray, *, dims: tuple[int, ...], metric: str, track: Any) -> Database:
     wide = _wide(rows, rows)
     narrow = [m for m in dims if m < rows.shape[-1]]
     kept = wide if metric == "cosine" else rows.dtype

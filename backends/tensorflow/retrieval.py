@@ -61,7 +61,7 @@ def rerank(
     rows, lengths = tf.stop_gradient(rows), None if lengths is None else tf.stop_gradient(lengths)
     widths = (dim, rows.shape[1])
     together = plan_gather(candidates.shape[-1] or UNKNOWN_CANDIDATES, rows.shape[1], wide.size, on_host=False)
-    options = {"k": k, "metric": metric, "normalized": normalized, "together": together}
+    options: dict[str, Any] = {"k": k, "metric": metric, "normalized": normalized, "together": together}
     return _shaped(_rerank(q, rows, lengths, given, widths, **options), queries, lead, k)
 
 
@@ -95,7 +95,7 @@ def _search(
     picks: bool,
 ) -> list[tf.Tensor]:
     q, rows = _as_wide(q, rows, widths)
-    options = {"k": k, "metric": metric, "normalized": normalized, "plan": plan, "picks": picks}
+    options: dict[str, Any] = {"k": k, "metric": metric, "normalized": normalized, "plan": plan, "picks": picks}
     return _of_some(lambda rows, lengths, count: _search_some(q, rows, lengths, count, **options), q, rows, lengths, k)
 
 
@@ -138,7 +138,7 @@ def _rerank(
     together: int,
 ) -> list[tf.Tensor]:
     q, rows = _as_wide(q, rows, widths)
-    options = {"k": k, "metric": metric, "normalized": normalized, "together": together}
+    options: dict[str, Any] = {"k": k, "metric": metric, "normalized": normalized, "together": together}
     return _of_some(
         lambda rows, lengths, count: _rerank_some(q, rows, lengths, count, given, **options), q, rows, lengths, k
     )
@@ -245,8 +245,8 @@ def _by_tiles(score: Callable[..., tf.Tensor], q: tf.Tensor, count: tf.Tensor, k
         blocks = _picked(tf.reduce_max(scores, -1), k)
         values = tf.reshape(tf.gather(scores, blocks, batch_dims=1), tf.stack([together, -1]))
         places = tf.reshape(start + blocks[:, :, None] * BLOCK + members, tf.shape(values))
-        pairs = zip(best, (values, tf.cast(places, tf.int64)), strict=True)
-        return _best(*(tf.concat(pair, 1) for pair in pairs), k)
+        values, places = tf.concat([best[0], values], 1), tf.concat([best[1], tf.cast(places, tf.int64)], 1)
+        return _best(values, places, k)
 
     zero = tf.constant(0, tf.int32)
     _, *best = tf.while_loop(

@@ -201,7 +201,7 @@ def prepare_database(
     width = arguments.check_rows("database", arrays["database"])
     if isinstance(dims, Iterable) and not isinstance(dims, (str, Sequence)):
         dims = tuple(dims)
-    chosen = Nesting(dims).dims  # type: ignore[arg-type]
+    chosen = Nesting(dims).dims
     if chosen[-1] > width:
         raise ValueError(f"dims: expected dimensions of at most {width}, those of the database, got {chosen}")
     result: Database = backend.prepare_database(

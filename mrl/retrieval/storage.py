@@ -152,7 +152,7 @@ def _checked(checkpoint: Checkpoint) -> tuple[int, ...]:
         known = False
     if not known:
         raise ValueError("expected metadata of a database, got other; save it again")
-    expected = {f"prefixes.{i}": (count, m) for i, m in enumerate(dims[:-1])}
+    expected: dict[str, tuple[int, ...]] = {f"prefixes.{i}": (count, m) for i, m in enumerate(dims[:-1])}
     expected |= {"norms": (count,)} if metric == "cosine" else {}
     expected |= {f"squares.{i}": (count,) for i in range(len(dims))} if metric == "l2" else {}
     shapes = {name: array.shape for name, array in checkpoint.arrays.items()}

@@ -9,6 +9,7 @@ from .cross_entropy.bounds import (
     nested_logits,
     truncate,
 )
+from .retrieval.bounds import funnel_search, rerank, score_bound, search
 from .rounding import Bounded, gamma
 
 __all__ = [
@@ -16,11 +17,15 @@ __all__ = [
     "cascade",
     "cascade_values",
     "confidence_bound",
+    "funnel_search",
     "gamma",
     "logits_bound",
     "nested_cosine",
     "nested_cross_entropy",
     "nested_ends",
     "nested_logits",
+    "rerank",
+    "score_bound",
+    "search",
     "truncate",
 ]

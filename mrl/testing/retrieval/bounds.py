@@ -45,7 +45,7 @@ def rerank(problem: Problem) -> Bounded:
     return _bounded(stage(problem, 0, problem.labels))
 
 
-def funnel(problem: Problem) -> Bounded:
+def funnel_search(problem: Problem) -> Bounded:
     """Indices and scores of a funnel: undecided wherever the rows that a stage keeps are."""
     last = stage(problem, 0)
     known = last.edge

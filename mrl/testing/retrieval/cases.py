@@ -9,9 +9,7 @@ from ...retrieval.search import funnel_search, prepare_database, rerank, search
 from ..case import Case, Draw, Mutant
 from ..problems import Layout, Problem
 from ..rounding import Bounded
-from .bounds import funnel
-from .bounds import rerank as rerank_bounds
-from .bounds import search as search_bounds
+from . import bounds
 from .mutants import FUNNEL, RERANK, SEARCH
 from .problems import pool, search_layouts, search_problem
 
@@ -59,7 +57,7 @@ RETRIEVAL = (
             metric=layout.metric,
             tile=layout.chunk_rows,
         ),
-        search_bounds,
+        bounds.search,
         SEARCH,
         1,
     ),
@@ -68,7 +66,7 @@ RETRIEVAL = (
         lambda layout, queries, database, rest: rerank(
             queries, database, rest[0], k=layout.topk[0], dim=layout.nesting.dims[0], metric=layout.metric
         ),
-        rerank_bounds,
+        bounds.rerank,
         RERANK,
         1,
     ),
@@ -77,7 +75,7 @@ RETRIEVAL = (
         lambda layout, queries, database, _: funnel_search(
             queries, database, dims=layout.nesting.dims, shortlists=layout.topk, metric=layout.metric
         ),
-        funnel,
+        bounds.funnel_search,
         FUNNEL,
         3,
     ),
