@@ -198,11 +198,11 @@ def test_memory_is_bounded_by_the_plan() -> None:
     for queries in (1, 10, 256, 10_000):
         for rows in (1, 1000, 10**6, None):
             tile = plan_tile(queries, rows, 2048, 4, on_host=True, copied=True, tile=None)
-            assert tile.queries <= 256 and tile.queries * tile.rows * 4 <= (16 << 20) + 256 * 64 * 4
-            assert tile.rows * 2048 * 4 <= (64 << 20) + 64 * 2048 * 4
+            assert tile.queries <= 256 and tile.queries * tile.rows * 4 <= (8 << 20) + 256 * 16 * 4
+            assert tile.rows * 2048 * 4 <= (64 << 20) + 16 * 2048 * 4
             for dim, k in ((16, 200), (2048, 10)):
                 tile, picks = plan_passes(queries, rows, dim, k, 4, on_host=True, tile=None)
                 held = tile.queries * ((rows or 0) // 16 + 2 * k * 16 * dim) * 4 if picks else 0
-                assert held <= 256 << 20 and tile.queries * tile.rows * 4 <= (64 << 20) + 256 * 64 * 4
+                assert held <= 256 << 20 and tile.queries * tile.rows * 4 <= (64 << 20) + 256 * 16 * 4
     assert plan_gather(200, 2048, 4, on_host=False, queries=3) == 3 and plan_gather(0, 8, 4, on_host=True) >= 1
-    assert plan_tile(3, 100, 8, 4, on_host=False, copied=False, tile=1) == (3, 64)
+    assert plan_tile(3, 100, 8, 4, on_host=False, copied=False, tile=1) == (3, 16)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from mrl.retrieval.planning import BLOCK, SMALL_BLOCK, Tile, plan_gather, plan_passes
+from mrl.retrieval.planning import BLOCK, Tile, plan_gather, plan_passes
 from mrl.retrieval.prepared import Database, SearchResult
 
 from .arrays import on_host
@@ -145,8 +145,8 @@ def _by_picks(
 
     def largest(start: Any, size: int) -> Array:
         scores = score(start, size)
-        scores = jnp.pad(scores, ((0, -size % SMALL_BLOCK), (0, 0)), constant_values=-jnp.inf)
-        return scores.reshape(-1, SMALL_BLOCK, len(q)).max(1)
+        scores = jnp.pad(scores, ((0, -size % BLOCK), (0, 0)), constant_values=-jnp.inf)
+        return scores.reshape(-1, BLOCK, len(q)).max(1)
 
     parts = []
     if whole:
@@ -154,8 +154,8 @@ def _by_picks(
     if rest:
         parts.append(largest(whole * size, rest))
     fine = jnp.concatenate(parts)
-    fine = jnp.pad(fine, ((0, -len(fine) % SMALL_BLOCK), (0, 0)), constant_values=-jnp.inf)
-    coarse = fine.reshape(-1, SMALL_BLOCK, len(q)).max(1).T
+    fine = jnp.pad(fine, ((0, -len(fine) % BLOCK), (0, 0)), constant_values=-jnp.inf)
+    coarse = fine.reshape(-1, BLOCK, len(q)).max(1).T
     blocks = _within(_picked(coarse, k))
     blocks = jnp.take_along_axis(blocks, _picked(jnp.take_along_axis(fine.T, blocks, 1), k), 1)
     places = _within(blocks)
@@ -169,7 +169,7 @@ def _picked(values: Array, k: int) -> Array:
 
 def _within(blocks: Array) -> Array:
     """The places of all members of blocks, in order."""
-    return (blocks[:, :, None] * SMALL_BLOCK + jnp.arange(SMALL_BLOCK)).reshape(len(blocks), -1)
+    return (blocks[:, :, None] * BLOCK + jnp.arange(BLOCK)).reshape(len(blocks), -1)
 
 
 def _by_tiles(score: Callable[[Any, int], Array], q: Array, count: int, k: int, size: int) -> tuple[Array, Array]:

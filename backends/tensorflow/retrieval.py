@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from mrl.retrieval.planning import BLOCK, MOST_QUERIES, ROW_BYTES, SMALL_BLOCK, Tile, plan_gather, plan_passes
+from mrl.retrieval.planning import BLOCK, MOST_QUERIES, ROW_BYTES, Tile, plan_gather, plan_passes
 from mrl.retrieval.prepared import Database, SearchResult
 
 from .arrays import in_xla, moderate, on_host
@@ -212,9 +212,9 @@ def _by_picks(
     together, whole = tf.shape(q)[0], count // size
 
     def largest(scores: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_max(tf.reshape(scores, tf.stack([size // SMALL_BLOCK, SMALL_BLOCK, together])), 1)
+        return tf.reduce_max(tf.reshape(scores, tf.stack([size // BLOCK, BLOCK, together])), 1)
 
-    shape = [size // SMALL_BLOCK, q.shape[0]]
+    shape = [size // BLOCK, q.shape[0]]
     found = tf.TensorArray(q.dtype, whole + 1, element_shape=shape)
     zero = tf.constant(0, tf.int32)  # a kind of its own under NumPy's rules of promotion, unless stated
     _, found = tf.while_loop(
@@ -224,9 +224,9 @@ def _by_picks(
         parallel_iterations=4,
     )
     found = found.write(whole, largest(_filled(score(whole * size, count - whole * size), size, 0)))
-    fine = tf.reshape(found.stack(), tf.stack([(whole + 1) * (size // SMALL_BLOCK), together]))
-    fine = _filled(fine, -(-tf.shape(fine)[0] // SMALL_BLOCK) * SMALL_BLOCK, 0)
-    coarse = tf.reduce_max(tf.reshape(fine, tf.stack([-1, SMALL_BLOCK, together])), 1)
+    fine = tf.reshape(found.stack(), tf.stack([(whole + 1) * (size // BLOCK), together]))
+    fine = _filled(fine, -(-tf.shape(fine)[0] // BLOCK) * BLOCK, 0)
+    coarse = tf.reduce_max(tf.reshape(fine, tf.stack([-1, BLOCK, together])), 1)
     blocks = _within(_picked(tf.transpose(coarse), k))
     lanes = tf.broadcast_to(tf.range(together)[:, None], tf.shape(blocks))
     blocks = tf.gather(blocks, _picked(tf.gather_nd(fine, tf.stack([blocks, lanes], -1)), k), batch_dims=1)
@@ -269,8 +269,8 @@ def _picked(values: tf.Tensor, k: int) -> tf.Tensor:
 
 def _within(blocks: tf.Tensor) -> tf.Tensor:
     """The places of all members of blocks, in order."""
-    places = blocks[:, :, None] * SMALL_BLOCK + tf.range(SMALL_BLOCK)
-    return tf.reshape(places, tf.stack([tf.shape(blocks)[0], tf.shape(blocks)[1] * SMALL_BLOCK]))
+    places = blocks[:, :, None] * BLOCK + tf.range(BLOCK)
+    return tf.reshape(places, tf.stack([tf.shape(blocks)[0], tf.shape(blocks)[1] * BLOCK]))
 
 
 def _scores(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 MOST_QUERIES = 256
 """Queries scored together: more of them make no product faster, and need as much more memory."""
 
-HOST_BYTES = 16 << 20
+HOST_BYTES = 8 << 20
 """Scores of one tile on a CPU: they are read once more, out of a cache, before the next tile overwrites them."""
 
 ACCELERATOR_BYTES = 256 << 20
@@ -19,11 +19,8 @@ ROW_BYTES = 64 << 20
 GATHER_BYTES = 4 << 20
 """Candidates that are gathered on a CPU: they are read again, out of a cache."""
 
-BLOCK = 64
+BLOCK = 16
 """Scores of which only the largest is looked at first."""
-
-SMALL_BLOCK = 16
-"""The same where the rows of a block are scored again, and there are blocks of such blocks."""
 
 PICK_BYTES = 256 << 20
 """Maxima of blocks, and the rows of those picked that are scored again."""
@@ -63,9 +60,9 @@ def plan_tile(
     Example:
         >>> from mrl.retrieval.planning import plan_tile
         >>> plan_tile(1000, 10**6, 16, 4, on_host=True, copied=False, tile=None)
-        Tile(queries=256, rows=16384)
+        Tile(queries=256, rows=8192)
         >>> plan_tile(1, 1000, 16, 4, on_host=True, copied=False, tile=None)
-        Tile(queries=1, rows=1024)
+        Tile(queries=1, rows=1008)
     """
     together = max(1, min(queries, MOST_QUERIES))
     if tile is None:
@@ -86,18 +83,18 @@ def plan_passes(
     Example:
         >>> from mrl.retrieval.planning import plan_passes
         >>> plan_passes(256, 10**6, 16, 200, 4, on_host=True, tile=None)
-        (Tile(queries=256, rows=16384), True)
+        (Tile(queries=256, rows=8192), True)
         >>> plan_passes(256, 10**6, 2048, 200, 4, on_host=True, tile=None)
         (Tile(queries=256, rows=65536), False)
     """
     count = UNKNOWN_ROWS if rows is None else rows
-    again = 2 * k * SMALL_BLOCK * dim
-    together = min(queries, MOST_QUERIES, PICK_BYTES // (itemsize * (count // SMALL_BLOCK + again) + 1))
+    again = 2 * k * BLOCK * dim
+    together = min(queries, MOST_QUERIES, PICK_BYTES // (itemsize * (count // BLOCK + again) + 1))
     if again <= 2 * count and together >= min(queries, FEWEST_QUERIES):
         return plan_tile(together, rows, dim, itemsize, on_host=on_host, copied=False, tile=tile), True
     together = min(queries, MOST_QUERIES)
     if tile is None:
-        tile = (4 * HOST_BYTES if on_host else ACCELERATOR_BYTES) // (itemsize * max(1, together))
+        tile = (8 * HOST_BYTES if on_host else ACCELERATOR_BYTES) // (itemsize * max(1, together))
     return plan_tile(together, rows, dim, itemsize, on_host=on_host, copied=False, tile=tile), False
 
 
