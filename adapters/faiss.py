@@ -21,6 +21,7 @@ from mrl.retrieval.prepared import Database
 
 KINDS = ("flat", "hnsw", "ivf")
 FORMAT = "mrl.faiss_funnel"
+REMAP: Any = faiss.RemapDimensionsTransform  # its stubs know one of its two forms
 PART = 65_536
 """Rows that are widened at a time on their way into an index."""
 
@@ -159,14 +160,14 @@ def build(
         inner.hnsw.efSearch = max(inner.hnsw.efSearch, stages[0][1])
     if kind == "ivf":
         inner = _cells(inner, stages[0][0], metric, cells, probes, len(vectors))
-    index = faiss.IndexPreTransform(inner)
+    index, remap = faiss.IndexPreTransform(inner), REMAP
     if metric == "cosine":
         index.prepend_transform(faiss.NormalizationTransform(stages[0][0], 2.0))
     if stages[0][0] < width:
         # Without its last argument it would spread the dimensions over the vector, and not take the first.
-        index.prepend_transform(faiss.RemapDimensionsTransform(width, stages[0][0], False))
+        index.prepend_transform(remap(width, stages[0][0], False))
     elif metric != "cosine":
-        index.prepend_transform(faiss.RemapDimensionsTransform(width, width, False))
+        index.prepend_transform(remap(width, width, False))
     if not index.is_trained and len(vectors):
         index.train(np.ascontiguousarray(vectors[: 256 * inner.nlist], np.float32))
     for start in range(0, len(vectors), PART):

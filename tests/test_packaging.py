@@ -12,7 +12,7 @@ from mrl.protocol import FURTHER_KERNELS, KERNELS, KEYED_KERNELS, Backend
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-FILES = ["arrays", "cascade", "losses", "retrieval"]
+FILES = ["arrays", "cascade", "losses", "retrieval", "scores"]
 
 
 def test_every_package_of_the_tree_is_listed() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from mrl.retrieval.planning import BLOCK, Tile, plan_gather, plan_passes
@@ -17,6 +16,7 @@ from mrl.retrieval.prepared import Database, SearchResult
 
 from .arrays import on_host
 from .losses import truncate
+from .scores import candidate_scores, row_norms, tile_scores, wide_dtype
 
 
 def search(
@@ -30,7 +30,7 @@ def search(
     normalized: bool,
     tile: int | None,
 ) -> SearchResult:
-    wide, lead = _wide(queries, rows), queries.shape[:-1]
+    wide, lead = wide_dtype(queries, rows), queries.shape[:-1]
     q = lax.stop_gradient(queries)[..., :dim].reshape(math.prod(lead), dim).astype(wide)
     rows, lengths = lax.stop_gradient((rows, lengths))
     if not len(q) or not len(rows):
@@ -51,7 +51,7 @@ def rerank(
     metric: str,
     normalized: bool,
 ) -> SearchResult:
-    wide, lead = _wide(queries, rows), queries.shape[:-1]
+    wide, lead = wide_dtype(queries, rows), queries.shape[:-1]
     q = lax.stop_gradient(queries)[..., :dim].reshape(math.prod(lead), dim).astype(wide)
     rows, lengths = lax.stop_gradient((rows, lengths))
     if not len(q) or not len(rows) or not candidates.shape[-1]:
@@ -66,7 +66,7 @@ def prepare_database(rows: Array, *, dims: tuple[int, ...], metric: str, track: 
     narrow = tuple(m for m in dims if m < rows.shape[1])
     prefixes = tuple(_prefix(rows, dim=m, metric=metric) for m in track([*narrow]))
     if metric == "cosine":
-        return Database(rows, prefixes, _norms(rows))
+        return Database(rows, prefixes, row_norms(rows))
     squares = tuple(_squares(rows, dim=m) for m in (*narrow, rows.shape[1]))
     return Database(rows, prefixes, None, squares if metric == "l2" else None)
 
@@ -88,7 +88,7 @@ def _search(
 
     def few(part: tuple[Array, Array]) -> tuple[Array, Array]:
         q, offsets = part
-        score = partial(_scores, q, offsets, rows, lengths, metric=metric, normalized=normalized)
+        score = partial(tile_scores, q, offsets, rows, lengths, metric=metric, normalized=normalized)
         return (
             _by_picks(q, offsets, rows, lengths, score, k, metric, normalized, plan.rows)
             if picks
@@ -118,7 +118,7 @@ def _rerank(
 
     def few(part: tuple[Array, Array]) -> tuple[Array, Array]:
         q, given = part
-        scores = _scores_of(q, rows, lengths, jnp.maximum(given, 0), metric, normalized)
+        scores = candidate_scores(q, rows, lengths, jnp.maximum(given, 0), metric, normalized)
         return _best(jnp.where(given < 0, -jnp.inf, scores), given, k)
 
     return _in_parts(few, (q, given), together)
@@ -159,7 +159,7 @@ def _by_picks(
     blocks = _within(_picked(coarse, k))
     blocks = jnp.take_along_axis(blocks, _picked(jnp.take_along_axis(fine.T, blocks, 1), k), 1)
     places = _within(blocks)
-    scores = _scores_of(q, rows, lengths, jnp.minimum(places, count - 1), metric, normalized, expanded=offsets)
+    scores = candidate_scores(q, rows, lengths, jnp.minimum(places, count - 1), metric, normalized, expanded=offsets)
     return _best(jnp.where(places < count, scores, -jnp.inf), places, k)
 
 
@@ -192,69 +192,6 @@ def _by_tiles(score: Callable[[Any, int], Array], q: Array, count: int, k: int, 
     return step(best, whole * size, rest) if rest else best
 
 
-def _scores(
-    q: Array,
-    offsets: Array,
-    rows: Array,
-    lengths: Array | None,
-    start: Any,
-    size: int,
-    *,
-    metric: str,
-    normalized: bool,
-    rows_first: bool = True,
-) -> Array:
-    """``(size, queries)`` scores of rows from ``start``, or the other way round; minus infinity for NaN."""
-    x = lax.dynamic_slice(rows, (start, 0), (size, q.shape[1])).astype(q.dtype)
-    known = None if lengths is None else lax.dynamic_slice_in_dim(lengths, start, size).astype(q.dtype)
-    if metric == "cosine" and not normalized and known is None:
-        x = truncate(x, x.shape[1], normalize=True)
-    scores = jnp.matmul(x, q.T) if rows_first else jnp.matmul(q, x.T)
-    own, other = (1, 0) if rows_first else (0, 1)
-    if metric == "l2":
-        squares = jnp.square(x).sum(-1) if known is None else known
-        scores = jnp.minimum(2 * scores - jnp.expand_dims(squares, own) - jnp.expand_dims(offsets, other), 0)
-    elif metric == "cosine" and known is not None and not normalized:
-        scores = _over(scores, jnp.expand_dims(known, own))
-    return _ordered(scores)
-
-
-def _scores_of(
-    q: Array,
-    rows: Array,
-    lengths: Array | None,
-    places: Array,
-    metric: str,
-    normalized: bool,
-    *,
-    expanded: Array | None = None,
-) -> Array:
-    """``(queries, K)`` scores of rows of each query's own; distances from differences, unless they are ``expanded``."""
-    x = rows.at[places, : q.shape[1]].get(mode="clip").astype(q.dtype)
-    known = None if lengths is None else lengths[places].astype(q.dtype)
-    if metric == "l2" and expanded is None:
-        return _ordered(-jnp.square(x - q[:, None, :]).sum(-1))
-    if metric == "cosine" and not normalized and known is None:
-        x = truncate(x, x.shape[-1], normalize=True)
-    scores = jnp.einsum("qnd,qd->qn", x, q)
-    if metric == "l2":
-        squares = jnp.square(x).sum(-1) if known is None else known
-        offsets = jnp.zeros(len(q), q.dtype) if expanded is None else expanded
-        scores = jnp.minimum(2 * scores - squares - offsets[:, None], 0)
-    elif metric == "cosine" and known is not None and not normalized:
-        scores = _over(scores, known)
-    return _ordered(scores)
-
-
-def _over(scores: Array, norms: Array) -> Array:
-    return scores / jnp.where(norms <= 1e-12, jnp.inf, norms)  # so that the NaN of a query stays
-
-
-def _ordered(scores: Array) -> Array:
-    """One zero, because XLA sorts the negative one below the other; and minus infinity for NaN."""
-    return jnp.where(jnp.isnan(scores), -jnp.inf, jnp.where(scores == 0, 0, scores))
-
-
 def _best(scores: Array, indices: Array, k: int) -> tuple[Array, Array]:
     """The best ``k`` of columns of which the first of equals wins."""
     scores, order = lax.top_k(scores, min(k, scores.shape[1]))
@@ -279,22 +216,9 @@ def _in_parts(function: Callable[[Any], tuple[Array, Array]], arrays: tuple[Arra
 def _prefix(rows: Array, *, dim: int, metric: str) -> Array:
     if metric != "cosine":
         return jnp.copy(rows[:, :dim])
-    return truncate(rows[:, :dim].astype(_wide(rows)), dim, normalize=True)
+    return truncate(rows[:, :dim].astype(wide_dtype(rows)), dim, normalize=True)
 
 
 @partial(jax.jit, static_argnames="dim")
 def _squares(rows: Array, *, dim: int) -> Array:
-    return jnp.square(rows[:, :dim].astype(_wide(rows))).sum(-1)
-
-
-@jax.jit
-def _norms(rows: Array) -> Array:
-    x = rows.astype(_wide(rows))
-    largest = jnp.abs(x).max(-1, initial=0)
-    usual = (largest > 0) & (largest < jnp.inf)
-    scale = jnp.ldexp(jnp.ones_like(largest), jnp.clip(jnp.where(usual, jnp.frexp(largest)[1], 0), -126, 126))
-    return jnp.sqrt(jnp.square(x / scale[:, None]).sum(-1)) * scale
-
-
-def _wide(*arrays: Array) -> np.dtype:
-    return np.dtype(jnp.float64 if any(x.dtype == jnp.float64 for x in arrays) else jnp.float32)
+    return jnp.square(rows[:, :dim].astype(wide_dtype(rows))).sum(-1)

@@ -10,8 +10,7 @@ import numpy as np
 from mrl.retrieval.planning import BLOCK, ROW_BYTES, plan_tile
 from mrl.retrieval.prepared import Database, SearchResult
 
-RANGE = {4: (2.0**40, 2.0**80), 8: (2.0**500, 2.0**700)}
-"""Entries past the first number, or below its reciprocal, are scaled by the second before they are squared."""
+from .scores import complete, over_norms, row_norms, unit_rows, wide_dtype
 
 
 def search(
@@ -25,7 +24,7 @@ def search(
     normalized: bool,
     tile: int | None,
 ) -> SearchResult:
-    lead, wide = queries.shape[:-1], _wide(queries, rows)
+    lead, wide = queries.shape[:-1], wide_dtype(queries, rows)
     q, offsets = _prepared(queries.reshape(math.prod(lead), queries.shape[-1])[:, :dim].astype(wide), metric)
     copied = rows.dtype != wide or (metric == "cosine" and not normalized and lengths is None)
     plan = plan_tile(len(q), len(rows), dim, wide.itemsize, on_host=True, copied=copied, tile=tile)
@@ -37,7 +36,7 @@ def search(
             x = rows[start : start + plan.rows, :dim].astype(wide, copy=False)
             known = None if lengths is None else lengths[start : start + plan.rows].astype(wide, copy=False)
             if metric == "cosine" and not normalized and known is None:
-                x = _normalized(x)
+                x = unit_rows(x)
             for first in range(0, len(q), plan.queries):
                 part = q[first : first + plan.queries]
                 scores = scratch[: len(part)]
@@ -45,7 +44,7 @@ def search(
                     scores[:, len(x) :] = -np.inf
                 np.matmul(part, x.T, out=scores[:, : len(x)])
                 own = None if offsets is None else offsets[first : first + plan.queries]
-                _complete(scores[:, : len(x)], x, known, own, metric, normalized)
+                complete(scores[:, : len(x)], x, known, own, metric, normalized)
                 found.add(first, scores.reshape(len(part), BLOCK, blocks), start)
             _let_go(rows)
     return _placed(*found.best(), lead, k)
@@ -62,7 +61,7 @@ def rerank(
     metric: str,
     normalized: bool,
 ) -> SearchResult:
-    lead, wide = queries.shape[:-1], _wide(queries, rows)
+    lead, wide = queries.shape[:-1], wide_dtype(queries, rows)
     count, width = math.prod(lead), candidates.shape[-1]
     q = queries.reshape(count, queries.shape[-1])[:, :dim].astype(wide)
     q = _prepared(q, metric)[0] if metric == "cosine" else q
@@ -80,10 +79,10 @@ def rerank(
                 continue
             known = None if lengths is None else lengths[np.maximum(given[i], 0)].astype(wide, copy=False)
             if metric == "cosine" and not normalized and known is None:
-                x = _normalized(x)
+                x = unit_rows(x)
             np.matmul(x, q[i], out=scores[i])
             if metric == "cosine" and not normalized and known is not None:
-                _divide(scores[i], known)
+                over_norms(scores[i], known)
     scores[(given < 0) | np.isnan(scores)] = -np.inf
     order = np.argsort(-scores, axis=-1, kind="stable")[:, :k]
     scores, given = np.take_along_axis(scores, order, -1), np.take_along_axis(given, order, -1)
@@ -91,7 +90,7 @@ def rerank(
 
 
 def prepare_database(rows: np.ndarray, *, dims: tuple[int, ...], metric: str, track: Any) -> Database:
-    wide = _wide(rows, rows)
+    wide = wide_dtype(rows, rows)
     narrow = [m for m in dims if m < rows.shape[-1]]
     kept = wide if metric == "cosine" else rows.dtype
     prefixes = tuple(np.empty((len(rows), m), kept) for m in narrow)
@@ -100,9 +99,9 @@ def prepare_database(rows: np.ndarray, *, dims: tuple[int, ...], metric: str, tr
         for part in track(tiles(rows, wide)):
             x = rows[part].astype(wide, copy=False)
             for m, prefix in zip(narrow, prefixes, strict=True):
-                prefix[part] = _normalized(x[:, :m]) if metric == "cosine" else rows[part, :m]
+                prefix[part] = unit_rows(x[:, :m]) if metric == "cosine" else rows[part, :m]
             if metric == "cosine":
-                lengths[0][part] = _norms(x)[0]
+                lengths[0][part] = row_norms(x)[0]
             for m, squares in zip([*narrow, rows.shape[-1]] if metric == "l2" else [], lengths, strict=False):
                 squares[part] = np.einsum("nd,nd->n", x[:, :m], x[:, :m])
             _let_go(rows)
@@ -183,56 +182,8 @@ def _prepared(q: np.ndarray, metric: str) -> tuple[np.ndarray, np.ndarray | None
     """Queries as they are multiplied, and the squares of their norms under ``"l2"``."""
     with np.errstate(all="ignore"):
         if metric == "cosine":
-            return _normalized(q), None
+            return unit_rows(q), None
         return (2 * q, np.einsum("nd,nd->n", q, q)) if metric == "l2" else (q, None)
-
-
-def _complete(
-    scores: np.ndarray,
-    x: np.ndarray,
-    lengths: np.ndarray | None,
-    offsets: np.ndarray | None,
-    metric: str,
-    normalized: bool,
-) -> None:
-    """From products to scores, in place: over the norms of rows, or ``2 q . x - ||x||^2 - ||q||^2``."""
-    if metric == "cosine" and not normalized and lengths is not None:
-        _divide(scores, lengths)
-    elif offsets is not None:
-        scores -= np.einsum("nd,nd->n", x, x) if lengths is None else lengths
-        scores -= offsets[:, None]
-        np.minimum(scores, 0, out=scores)
-
-
-def _divide(scores: np.ndarray, norms: np.ndarray) -> None:
-    scores /= np.where(norms <= 1e-12, np.inf, norms)  # so that the NaN of a query stays
-
-
-def _norms(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The norms of rows; and ``x`` times a power of two a row that keeps squares in range, with its norms."""
-    limit, power = RANGE[x.dtype.itemsize]
-    squares = np.einsum("nd,nd->n", x, x)
-    if ((squares < limit) & (squares > 1 / limit)).all():
-        norms = np.sqrt(squares)
-        return norms, x, norms
-    largest = np.abs(x).max(-1, initial=0)
-    scale = np.where(largest > limit, 1 / power, np.where(largest < 1 / limit, power, 1)).astype(x.dtype)
-    scaled = x * scale[:, None]
-    norms = np.sqrt(np.einsum("nd,nd->n", scaled, scaled))
-    return norms / scale, scaled, norms
-
-
-def _normalized(x: np.ndarray) -> np.ndarray:
-    """Every row over its norm, and zeros where that is at most 1e-12."""
-    norms, scaled, divisor = _norms(x)
-    small = norms <= 1e-12
-    if not small.any():
-        return scaled / divisor[:, None]
-    return np.where(small[:, None], 0, scaled / np.where(small, 1, divisor)[:, None])
-
-
-def _wide(*arrays: np.ndarray) -> np.dtype:
-    return np.dtype(np.float64 if any(x.dtype == np.float64 for x in arrays) else np.float32)
 
 
 def _let_go(rows: np.ndarray) -> None:

@@ -12,8 +12,8 @@ import tensorflow as tf
 from mrl.retrieval.planning import BLOCK, MOST_QUERIES, ROW_BYTES, Tile, plan_gather, plan_passes
 from mrl.retrieval.prepared import Database, SearchResult
 
-from .arrays import in_xla, moderate, on_host
-from .losses import truncate
+from .arrays import in_xla, on_host
+from .scores import candidate_scores, nowhere, row_norms, row_squares, tile_scores, unit_rows, wide_dtype
 
 FEW_ROWS = 8192
 
@@ -32,7 +32,7 @@ def search(
     normalized: bool,
     tile: int | None,
 ) -> SearchResult:
-    wide, lead = _wide(queries, rows), tf.shape(queries)[:-1]
+    wide, lead = wide_dtype(queries, rows), tf.shape(queries)[:-1]
     q = tf.cast(tf.reshape(tf.stop_gradient(queries)[..., :dim], [-1, dim]), wide)
     count = MOST_QUERIES if q.shape[0] is None else q.shape[0]
     plan, picks = plan_passes(count, rows.shape[0], dim, k, wide.size, on_host=on_host(queries), tile=tile)
@@ -55,7 +55,7 @@ def rerank(
     metric: str,
     normalized: bool,
 ) -> SearchResult:
-    wide, lead = _wide(queries, rows), tf.shape(queries)[:-1]
+    wide, lead = wide_dtype(queries, rows), tf.shape(queries)[:-1]
     q = tf.cast(tf.reshape(tf.stop_gradient(queries)[..., :dim], [-1, dim]), wide)
     given = tf.reshape(tf.cast(candidates, tf.int64), tf.stack([tf.shape(q)[0], tf.shape(candidates)[-1]]))
     rows, lengths = tf.stop_gradient(rows), None if lengths is None else tf.stop_gradient(lengths)
@@ -66,18 +66,20 @@ def rerank(
 
 
 def prepare_database(rows: Any, *, dims: tuple[int, ...], metric: str, track: Any) -> Database:
-    rows, wide, width = tf.convert_to_tensor(rows), _wide(rows), rows.shape[1]
+    rows, wide, width = tf.convert_to_tensor(rows), wide_dtype(rows), rows.shape[1]
     narrow = [m for m in dims if m < width]
     prefixes, columns = [], {"cosine": [width], "dot": [], "l2": [*narrow, width]}[metric]
     lengths = []
     for m in track(narrow):
         x = rows[:, :m]
-        prefixes.append(_normalized(tf.cast(x, wide)) if metric == "cosine" else tf.identity(x))
+        prefixes.append(unit_rows(tf.cast(x, wide)) if metric == "cosine" else tf.identity(x))
     step = max(1, ROW_BYTES // (width * wide.size))
     for m in columns:
         starts = [0] if rows.shape[0] is None else range(0, max(1, rows.shape[0]), step)
         parts = [rows[i : None if rows.shape[0] is None else i + step, :m] for i in starts]
-        lengths.append(tf.concat([(_norms if metric == "cosine" else _squares)(tf.cast(x, wide)) for x in parts], 0))
+        lengths.append(
+            tf.concat([(row_norms if metric == "cosine" else row_squares)(tf.cast(x, wide)) for x in parts], 0)
+        )
     norms = lengths[0] if metric == "cosine" else None
     return Database(rows, tuple(prefixes), norms, tuple(lengths) if metric == "l2" else None)
 
@@ -111,15 +113,15 @@ def _search_some(
     plan: Tile,
     picks: bool,
 ) -> list[tf.Tensor]:
-    offsets = _squares(q)
-    q = _normalized(q) if metric == "cosine" else q
+    offsets = row_squares(q)
+    q = unit_rows(q) if metric == "cosine" else q
     narrow = rows[:, : q.shape[1]] if picks and rows.shape[1] != q.shape[1] else rows
 
     def few(q: tf.Tensor, offsets: tf.Tensor) -> list[tf.Tensor]:
-        score = partial(_scores, q, offsets, narrow, lengths, metric=metric, normalized=normalized)
+        score = partial(tile_scores, q, offsets, narrow, lengths, metric=metric, normalized=normalized)
         if not picks:
             return _by_tiles(score, q, count, k, plan.rows)
-        again = partial(_scores_of, q, narrow, lengths, metric=metric, normalized=normalized, expanded=offsets)
+        again = partial(candidate_scores, q, narrow, lengths, metric=metric, normalized=normalized, expanded=offsets)
         return _by_picks(score, again, q, count, k, plan.rows)
 
     return _in_parts(few, [q, offsets], plan.queries, k)
@@ -156,7 +158,7 @@ def _rerank_some(
     normalized: bool,
     together: int,
 ) -> list[tf.Tensor]:
-    q = _normalized(q) if metric == "cosine" else q
+    q = unit_rows(q) if metric == "cosine" else q
     # In order of the index, because the first of equals wins.
     given = tf.sort(given, -1)
     again = tf.pad(tf.equal(given[:, 1:], given[:, :-1]), [[0, 0], [1, 0]])
@@ -164,8 +166,8 @@ def _rerank_some(
 
     def few(q: tf.Tensor, given: tf.Tensor) -> list[tf.Tensor]:
         places = tf.maximum(given, 0)
-        scores = _scores_of(q, rows, lengths, places, metric=metric, normalized=normalized, expanded=None)
-        return _best(tf.where(given < 0, _nowhere(scores), scores), given, k)
+        scores = candidate_scores(q, rows, lengths, places, metric=metric, normalized=normalized, expanded=None)
+        return _best(tf.where(given < 0, nowhere(scores), scores), given, k)
 
     return _in_parts(few, [q, given], together, k)
 
@@ -232,7 +234,7 @@ def _by_picks(
     blocks = tf.gather(blocks, _picked(tf.gather_nd(fine, tf.stack([blocks, lanes], -1)), k), batch_dims=1)
     places = _within(blocks)
     scores = again(tf.maximum(tf.minimum(places, count - 1), 0))
-    return _best(tf.where(places < count, scores, _nowhere(scores)), tf.cast(places, tf.int64), k)
+    return _best(tf.where(places < count, scores, nowhere(scores)), tf.cast(places, tf.int64), k)
 
 
 def _by_tiles(score: Callable[..., tf.Tensor], q: tf.Tensor, count: tf.Tensor, k: int, size: int) -> list[tf.Tensor]:
@@ -273,82 +275,20 @@ def _within(blocks: tf.Tensor) -> tf.Tensor:
     return tf.reshape(places, tf.stack([tf.shape(blocks)[0], tf.shape(blocks)[1] * BLOCK]))
 
 
-def _scores(
-    q: tf.Tensor,
-    offsets: tf.Tensor,
-    rows: tf.Tensor,
-    lengths: Any,
-    start: Any,
-    size: Any,
-    *,
-    metric: str,
-    normalized: bool,
-) -> tf.Tensor:
-    """``(size, queries)`` scores of rows from ``start``; minus infinity for NaN."""
-    dim = q.shape[1]
-    x = tf.cast(tf.slice(rows, tf.stack([start, 0]), tf.stack([size, dim])), q.dtype)
-    x = tf.ensure_shape(x, [None, dim])
-    known = None if lengths is None else tf.cast(tf.slice(lengths, [start], [size]), q.dtype)
-    if metric == "cosine" and not normalized and known is None:
-        x = _normalized(x)
-    scores = tf.matmul(x, q, transpose_b=True)
-    if metric == "l2":
-        squares = _squares(x) if known is None else known
-        scores = tf.minimum(2 * scores - squares[:, None] - offsets[None, :], 0)
-    elif metric == "cosine" and known is not None and not normalized:
-        scores = _over(scores, known[:, None])
-    return _ordered(scores)
-
-
-def _scores_of(
-    q: tf.Tensor, rows: tf.Tensor, lengths: Any, places: tf.Tensor, *, metric: str, normalized: bool, expanded: Any
-) -> tf.Tensor:
-    """``(queries, K)`` scores of rows of each query's own; distances from differences, unless they are ``expanded``."""
-    dim = q.shape[1]
-    x = tf.cast(tf.gather(rows, places)[..., :dim], q.dtype)
-    known = None if lengths is None else tf.cast(tf.gather(lengths, places), q.dtype)
-    if metric == "l2" and expanded is None:
-        return _ordered(-_squares(x - q[:, None, :]))
-    if metric == "cosine" and not normalized and known is None:
-        x = _normalized(x)
-    scores = tf.squeeze(tf.matmul(x, q[:, :, None]), -1)
-    if metric == "l2":
-        squares = _squares(x) if known is None else known
-        scores = tf.minimum(2 * scores - squares - expanded[:, None], 0)
-    elif metric == "cosine" and known is not None and not normalized:
-        scores = _over(scores, known)
-    return _ordered(scores)
-
-
-def _over(scores: tf.Tensor, norms: tf.Tensor) -> tf.Tensor:
-    norms = tf.cast(tf.where(norms <= 1e-12, -_nowhere(norms), norms), tf.float64)
-    return tf.cast(tf.cast(scores, tf.float64) / norms, scores.dtype)  # so that the NaN of a query stays
-
-
-def _ordered(scores: tf.Tensor) -> tf.Tensor:
-    """One zero, because XLA sorts the negative one below the other; and minus infinity for NaN."""
-    scores = tf.where(tf.equal(scores, 0), tf.zeros_like(scores), scores)
-    return tf.where(tf.math.is_nan(scores), _nowhere(scores), scores)
-
-
-def _nowhere(like: tf.Tensor) -> tf.Tensor:
-    return tf.constant(-math.inf, like.dtype)
-
-
 def _filled(scores: tf.Tensor, size: Any, axis: int) -> tf.Tensor:
     """With minus infinity up to ``size``."""
     missing = [[0, 0], [0, 0]]
     missing[axis] = [0, size - tf.shape(scores)[axis]]
-    return tf.pad(scores, missing, constant_values=_nowhere(scores))
+    return tf.pad(scores, missing, constant_values=nowhere(scores))
 
 
 def _best(scores: tf.Tensor, indices: tf.Tensor, k: int) -> list[tf.Tensor]:
     """The best ``k`` of columns of which the first of equals wins."""
     scores, order = tf.math.top_k(scores, tf.minimum(k, tf.shape(scores)[1]))
     indices = tf.gather(indices, order, batch_dims=1)
-    indices = tf.where(tf.equal(scores, _nowhere(scores)), tf.constant(-1, tf.int64), indices)
+    indices = tf.where(tf.equal(scores, nowhere(scores)), tf.constant(-1, tf.int64), indices)
     missing = [[0, 0], [0, k - tf.shape(scores)[1]]]
-    scores = tf.pad(scores, missing, constant_values=_nowhere(scores))
+    scores = tf.pad(scores, missing, constant_values=nowhere(scores))
     indices = tf.pad(indices, missing, constant_values=-1)
     return [tf.ensure_shape(scores, [None, k]), tf.ensure_shape(indices, [None, k])]
 
@@ -389,30 +329,3 @@ def _in_parts(
 def _shaped(found: list[tf.Tensor], queries: Any, lead: tf.Tensor, k: int) -> SearchResult:
     fields = [tf.reshape(field, tf.concat([lead, [k]], 0)) for field in found]
     return SearchResult(*(tf.ensure_shape(field, [*queries.shape[:-1], k]) for field in fields))
-
-
-def _squares(x: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_sum(tf.square(x), -1)
-
-
-def _norms(x: tf.Tensor) -> tf.Tensor:
-    if x.dtype == tf.float64:
-        scaled = moderate(x, -1)
-        factor = tf.reduce_max(tf.abs(scaled), -1) / tf.reduce_max(tf.abs(x), -1)
-        return tf.sqrt(_squares(scaled)) / tf.where(factor > 0, factor, tf.ones_like(factor))
-    return tf.cast(tf.sqrt(_squares(tf.cast(x, tf.float64))), x.dtype)
-
-
-def _normalized(x: tf.Tensor) -> tf.Tensor:
-    """Rows over their norms, by float64: TensorFlow's float32 roots and quotients differ from place to place in a
-    vector, and equal rows would not have equal scores."""
-    if x.dtype == tf.float64:
-        return truncate(x, x.shape[-1], normalize=True)
-    y = tf.cast(x, tf.float64)
-    norm = tf.sqrt(tf.reduce_sum(tf.square(y), -1, keepdims=True))
-    small = norm <= 1e-12
-    return tf.cast(tf.where(small, tf.zeros_like(y), y / tf.where(small, tf.ones_like(norm), norm)), x.dtype)
-
-
-def _wide(*arrays: Any) -> tf.DType:
-    return tf.float64 if any(x.dtype == tf.float64 for x in arrays) else tf.float32

@@ -13,6 +13,7 @@ from mrl.retrieval.prepared import Database, SearchResult
 
 from .arrays import is_batched, no_autocast
 from .losses import truncate
+from .scores import over_norms, row_norms, wide_dtype
 
 
 def search(
@@ -55,7 +56,7 @@ def rerank(
 
 
 def prepare_database(rows: Tensor, *, dims: tuple[int, ...], metric: str, track: Any) -> Database:
-    wide, count, width = _wide(rows), rows.shape[0], rows.shape[1]
+    wide, count, width = wide_dtype(rows), rows.shape[0], rows.shape[1]
     narrow = [m for m in dims if m < width]
     kept = wide if metric == "cosine" else rows.dtype
     prefixes = tuple(rows.new_empty((count, m), dtype=kept) for m in narrow)
@@ -69,7 +70,7 @@ def prepare_database(rows: Tensor, *, dims: tuple[int, ...], metric: str, track:
             for m, prefix in zip(narrow, prefixes, strict=True):
                 prefix[part] = truncate(x, m, normalize=True) if metric == "cosine" else rows[part, :m]
             for m, length in zip(columns, lengths, strict=True):
-                length[part] = _norms(x) if metric == "cosine" else x[:, :m].square().sum(-1)
+                length[part] = row_norms(x) if metric == "cosine" else x[:, :m].square().sum(-1)
     return Database(rows, prefixes, lengths[0] if metric == "cosine" else None, lengths if metric == "l2" else None)
 
 
@@ -83,7 +84,7 @@ def _search(
     normalized: bool,
     tile: int | None,
 ) -> tuple[Tensor, Tensor]:
-    wide = _wide(queries, rows)
+    wide = wide_dtype(queries, rows)
     with torch.no_grad(), no_autocast(queries.device):
         q = truncate(queries.to(wide), dim, normalize=True) if metric == "cosine" else queries.to(wide)
         offsets = q.square().sum(-1, keepdim=True) if metric == "l2" else None
@@ -107,7 +108,7 @@ def _search(
                 if offsets is not None:
                     part.sub_(known).sub_(offsets[first : first + plan.queries]).clamp_(max=0)
                 elif metric == "cosine" and known is not None and not normalized:
-                    _divide(part, known)
+                    over_norms(part, known)
                 found.add(first, scores.view(len(scores), BLOCK, -1), start)
         return found.best()
 
@@ -122,7 +123,7 @@ def _rerank(
     metric: str,
     normalized: bool,
 ) -> tuple[Tensor, Tensor]:
-    wide = _wide(queries, rows)
+    wide = wide_dtype(queries, rows)
     with torch.no_grad(), no_autocast(queries.device):
         q = truncate(queries.to(wide), dim, normalize=True) if metric == "cosine" else queries.to(wide)
         # In order of the index, so that a stable sort leaves the lowest of equals first.
@@ -147,7 +148,7 @@ def _rerank(
             else:
                 scores[part] = torch.matmul(x.reshape(*places.shape, dim), q[part, :, None]).squeeze(-1)
             if metric == "cosine" and not normalized and lengths is not None:
-                _divide(scores[part], lengths[places].to(wide))
+                over_norms(scores[part], lengths[places].to(wide))
         scores = scores.masked_fill((given < 0) | scores.isnan(), -math.inf)
         return _first(scores, given, k)
 
@@ -218,21 +219,6 @@ class _Found:
         return _first(scores.gather(1, order), indices.gather(1, order), self.k)
 
 
-def _divide(scores: Tensor, norms: Tensor) -> None:
-    small = norms <= 1e-12
-    scores.div_(norms.masked_fill(small, math.inf))  # so that the NaN of a query stays
-
-
-def _norms(x: Tensor) -> Tensor:
-    largest = x.abs().amax(-1, keepdim=True)
-    scale = torch.where((largest > 0) & largest.isfinite(), torch.exp2(torch.frexp(largest).exponent.to(x.dtype)), 1)
-    return (x / scale).square().sum(-1).sqrt() * scale.squeeze(-1)
-
-
-def _wide(*arrays: Tensor) -> torch.dtype:
-    return torch.float64 if any(x.dtype == torch.float64 for x in arrays) else torch.float32
-
-
 def _refuse_batches(*arrays: Tensor) -> None:
     if not torch.compiler.is_compiling() and any(is_batched(x) for x in arrays):
         raise RuntimeError(
@@ -248,7 +234,7 @@ _opaque_rerank = torch.library.custom_op("mrl::rerank", _rerank, mutates_args=()
 
 def _empty(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     shape = (queries.shape[0], k)
-    return queries.new_empty(shape, dtype=_wide(queries, rows)), queries.new_empty(shape, dtype=torch.int64)
+    return queries.new_empty(shape, dtype=wide_dtype(queries, rows)), queries.new_empty(shape, dtype=torch.int64)
 
 
 @_opaque_search.register_fake
