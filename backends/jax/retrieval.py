@@ -14,7 +14,7 @@ from jax import Array, lax
 from mrl.retrieval.planning import BLOCK, Tile, plan_gather, plan_passes
 from mrl.retrieval.prepared import Database, SearchResult
 
-from .arrays import on_host
+from .arrays import lift, on_host
 from .losses import truncate
 from .scores import candidate_scores, row_norms, tile_scores, wide_dtype
 
@@ -169,7 +169,7 @@ def _picked(values: Array, k: int) -> Array:
 
 def _within(blocks: Array) -> Array:
     """The places of all members of blocks, in order."""
-    return (blocks[:, :, None] * BLOCK + jnp.arange(BLOCK)).reshape(len(blocks), -1)
+    return (blocks[:, :, None] * BLOCK + lift(jnp.arange(BLOCK), 3)).reshape(len(blocks), -1)
 
 
 def _by_tiles(score: Callable[[Any, int], Array], q: Array, count: int, k: int, size: int) -> tuple[Array, Array]:
@@ -180,7 +180,7 @@ def _by_tiles(score: Callable[[Any, int], Array], q: Array, count: int, k: int, 
         scores = scores.reshape(len(q), -1, BLOCK)
         blocks = _picked(scores.max(-1), k)
         values = jnp.take_along_axis(scores, blocks[:, :, None], 1).reshape(len(q), -1)
-        places = (start + blocks[:, :, None] * BLOCK + jnp.arange(BLOCK)).reshape(len(q), -1)
+        places = (start + blocks[:, :, None] * BLOCK + lift(jnp.arange(BLOCK), 3)).reshape(len(q), -1)
         return _best(jnp.concatenate([best[0], values], 1), jnp.concatenate([best[1], places], 1), k)
 
     # A zero made of what is given: under shard_map a loop wants to start from what varies as its results do.
