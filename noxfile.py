@@ -30,7 +30,7 @@ BESIDE = {
     "tensorflow": ("tensorflow", "keras"),
 }
 """A backend's extra and those of the ecosystems that are tested with it."""
-CHECK_TOOLS = ("pandas>=2", "array-api-strict>=2")  # without which scikit-learn leaves checks out
+CHECK_TOOLS = ("pandas>=2", "array-api-strict>=2", "sqlite-vec>=0.1")  # without which checks are left out
 TRITON = "triton>=3.2"  # comes with PyTorch for CUDA, not with PyTorch for the CPU
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
@@ -70,7 +70,7 @@ def triton(session: nox.Session) -> None:
 def tests_alone(session: nox.Session, backend: str) -> None:
     """One backend in an environment without the other frameworks; NumPy alone is set to raise where it may."""
     tools = (*TEST_TOOLS, *CHECK_TOOLS, *{"torch": (*EXPORT_TOOLS, *SENTENCE_TOOLS), "jax": JAX_TOOLS}.get(backend, ()))
-    install(session, *BESIDE[backend], "sklearn", "testing", "demo", tools=tools)
+    install(session, *BESIDE[backend], "sklearn", "faiss", "testing", "demo", tools=tools)
     pytest(session, *(["--strict-settings"] if backend == "numpy" else []), backends=(backend,))
 
 
@@ -84,7 +84,9 @@ def plugins(session: nox.Session) -> None:
 @nox.session
 def x64_off(session: nox.Session) -> None:
     """JAX as most people run it, without 64-bit numbers."""
-    install(session, *BESIDE["jax"], "sklearn", "testing", "demo", tools=(*TEST_TOOLS, *CHECK_TOOLS, *JAX_TOOLS))
+    install(
+        session, *BESIDE["jax"], "sklearn", "faiss", "testing", "demo", tools=(*TEST_TOOLS, *CHECK_TOOLS, *JAX_TOOLS)
+    )
     pytest(session, "--x64=off", backends=("jax",))
 
 

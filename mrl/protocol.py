@@ -15,6 +15,9 @@ FURTHER_KERNELS = (
     "nested_accuracy",
     "cascade_exit",
     "cascade_predict",
+    "search",
+    "rerank",
+    "prepare_database",
     "devices",
     "take_numpy",
 )
@@ -135,6 +138,41 @@ class Backend(Protocol):
 
     def classes_size(self, across: Any) -> int:
         """Over how many devices a head's classes are shared out, of what ``classes_across`` names."""
+
+    def search(
+        self,
+        queries: Array,
+        rows: Array,
+        lengths: Array | None,
+        *,
+        k: int,
+        dim: int,
+        metric: str,
+        normalized: bool,
+        tile: int | None,
+    ) -> Any:
+        """The :class:`mrl.SearchResult` of :func:`mrl.spec.search` in ``rows``, whose first ``dim`` columns count.
+
+        ``lengths`` are the norms of these under ``"cosine"``, their squares under ``"l2"``, or ``None`` where nobody
+        has them. Under ``"cosine"`` rows that are ``normalized`` need none. ``k`` may be more than there are rows.
+        """
+
+    def rerank(
+        self,
+        queries: Array,
+        rows: Array,
+        lengths: Array | None,
+        candidates: Array,
+        *,
+        k: int,
+        dim: int,
+        metric: str,
+        normalized: bool,
+    ) -> Any:
+        """:func:`mrl.spec.rerank`, with rows as for :meth:`search`; a candidate that is no row is none."""
+
+    def prepare_database(self, rows: Array, *, dims: tuple[int, ...], metric: str, track: Any) -> Any:
+        """The :class:`mrl.Database` of rows; ``track`` goes around what the longest loop runs over."""
 
     def from_numpy(self, array: Any, *, dtype: str | None, device: Any) -> Array:
         """An array of this backend from a NumPy one, or from any that speaks DLPack, without a copy if it can."""

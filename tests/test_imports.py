@@ -126,6 +126,7 @@ ADAPTERS = {
     "flax": {"flax", "jax"},
     "keras": {"keras", "tensorflow"},  # which it asks for the replicas of tf.distribute
     "sklearn": {"sklearn", "scipy"},
+    "faiss": {"faiss"},
     "heads": set(),
     "gradients": {"torch", "jax", "tensorflow"},
 }

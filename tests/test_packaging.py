@@ -12,7 +12,7 @@ from mrl.protocol import FURTHER_KERNELS, KERNELS, KEYED_KERNELS, SHARDING_KERNE
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-FILES = ["arrays", "cascade", "contrastive", "losses"]
+FILES = ["arrays", "cascade", "contrastive", "losses", "retrieval", "scores"]
 FURTHER_FILES = ["across", "contrastive_fused", "contrastive_sweep", "fused", "once", "sweep", "targets"]
 
 
@@ -82,8 +82,10 @@ WITHOUT_SOURCE = (
     "SavedHead",
     "available_backends",
     "convert",
+    "load_database",
     "load_head",
     "register",
+    "save_database",
     "save_head",
 )  # nothing that anybody published
 PUBLIC = [getattr(mrl, name) for name in mrl.__all__] + [getattr(mrl.spec, name) for name in mrl.spec.__all__]

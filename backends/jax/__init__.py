@@ -5,6 +5,7 @@ from .cascade import cascade_exit, cascade_predict
 from .contrastive import nested_contrastive
 from .exporting import register
 from .losses import nested_accuracy, nested_cross_entropy, nested_logits, truncate
+from .retrieval import prepare_database, rerank, search
 
 __all__ = [
     "cascade_exit",
@@ -15,6 +16,9 @@ __all__ = [
     "nested_contrastive",
     "nested_cross_entropy",
     "nested_logits",
+    "prepare_database",
+    "rerank",
+    "search",
     "take_numpy",
     "to_numpy",
     "truncate",

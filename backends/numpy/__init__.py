@@ -4,6 +4,7 @@ from .arrays import devices, from_numpy, to_numpy
 from .cascade import cascade_exit, cascade_predict
 from .contrastive import nested_contrastive
 from .losses import nested_accuracy, nested_cross_entropy, nested_logits, truncate
+from .retrieval import prepare_database, rerank, search
 
 __all__ = [
     "cascade_exit",
@@ -14,6 +15,9 @@ __all__ = [
     "nested_contrastive",
     "nested_cross_entropy",
     "nested_logits",
+    "prepare_database",
+    "rerank",
+    "search",
     "to_numpy",
     "truncate",
 ]

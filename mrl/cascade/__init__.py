@@ -3,9 +3,10 @@
 from .curve import CurvePoint, cascade_curve
 from .execute import cascade_exit, cascade_predict
 from .fit import fit_cascade
+from .interval import Interval
 from .plot import plot_cascade
 from .policy import CascadePolicy, CascadeResult
-from .report import CascadeReport, Interval, cascade_report
+from .report import CascadeReport, cascade_report
 from .temperature import fit_temperatures
 
 __all__ = [

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..heads import Array
+from .interval import Interval
 from .outcomes import Outcomes
 from .policy import CascadePolicy, check_policy
-from .report import CascadeReport, Interval, check_interval, level_dims, measure_policy, report_of
+from .report import CascadeReport, check_interval, level_dims, measure_policy, report_of
 
 
 class CurvePoint(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,32 +12,11 @@ from numpy.typing import NDArray
 from .. import checks
 from ..heads import Array
 from .binomial import clopper_pearson, paired_difference
+from .interval import Interval
 from .outcomes import Outcomes, accepted_level, measure, right_at
 from .policy import CascadePolicy, check_policy
 
 RESAMPLES = 2000
-
-
-class Interval(NamedTuple):
-    """A number with the ends of its interval.
-
-    Attributes:
-        value: what was found.
-        low: where the interval begins.
-        high: where it ends.
-
-    Example:
-        >>> import mrl
-        >>> print(mrl.Interval(0.75, 0.5, 1.0))
-        0.75 [0.5, 1]
-    """
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from .cascade import cascade_exit, cascade_predict, confidence
 from .contrastive import ContrastiveGradients, nested_contrastive, nested_contrastive_vjp
 from .cross_entropy import nested_cross_entropy, nested_cross_entropy_vjp
 from .logits import nested_logits, nested_logits_vjp
+from .retrieval import funnel_search, rerank, retrieval_scores, search
 from .truncate import SMALLEST_NORM, truncate, truncate_vjp
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "cascade_exit",
     "cascade_predict",
     "confidence",
+    "funnel_search",
     "nested_accuracy",
     "nested_contrastive",
     "nested_contrastive_vjp",
@@ -29,6 +31,9 @@ __all__ = [
     "nested_cross_entropy_vjp",
     "nested_logits",
     "nested_logits_vjp",
+    "rerank",
+    "retrieval_scores",
+    "search",
     "truncate",
     "truncate_vjp",
 ]

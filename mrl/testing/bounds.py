@@ -10,6 +10,7 @@ from .cross_entropy.bounds import (
     nested_logits,
     truncate,
 )
+from .retrieval.bounds import funnel_search, rerank, score_bound, search
 from .rounding import Bounded, gamma
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "cascade",
     "cascade_values",
     "confidence_bound",
+    "funnel_search",
     "gamma",
     "logits_bound",
     "nested_contrastive",
@@ -24,5 +26,8 @@ __all__ = [
     "nested_cross_entropy",
     "nested_ends",
     "nested_logits",
+    "rerank",
+    "score_bound",
+    "search",
     "truncate",
 ]

@@ -32,18 +32,20 @@ class Layout:
         nesting: the granularities and their weights.
         lead: the leading axes of ``z``.
         width: ``D``; 0 stands for the nesting's width.
-        classes: ``C``.
+        classes: ``C``; of a search, the rows of the database.
         tied, bias: the kind of head, and whether it has biases.
         label_smoothing, ignore_index, reduction, chunk_rows: the options of :func:`mrl.nested_cross_entropy`.
         soft: labels are probabilities of the classes.
         weighted: which of ``"sample_weight"``, ``"class_weight"`` and ``"level_weights"`` are given.
-        topk: of :func:`mrl.nested_accuracy`.
+        topk: of :func:`mrl.nested_accuracy`; of a search, how many rows each stage keeps.
         policy: of a cascade, with the dims of the nesting.
         symmetric, similarity: options of :func:`mrl.nested_contrastive`; there ``classes`` are its candidates.
         temperature: of such a loss, a number; or an array that is differentiated, ``()`` for 0 and ``(G,)`` for -1.
         excluding: candidates are taken out.
         given: what a cascade is given: ``"embeddings"``, or the ``"probabilities"`` or ``"logits"`` of all levels;
             or ``"pairs"`` of embeddings, which a contrastive loss is given.
+        metric: of a search.
+        prepared: whether a search is given a :class:`mrl.Database`.
         head_dtype: of the head, where it is not that of ``z``.
         frozen: places of arrays that are not differentiated: 0 is ``z``, then come those of the head.
         strided: arrays do not lie in memory in one piece, where a framework has such.
@@ -74,6 +76,8 @@ class Layout:
     temperature: float = 1.0
     excluding: bool = False
     given: str = "embeddings"
+    metric: str = "cosine"
+    prepared: bool = False
     head_dtype: str = ""
     frozen: tuple[int, ...] = ()
     strided: bool = False
@@ -97,9 +101,9 @@ class Problem:
         dtype: of the arrays under test, but for a head with a dtype of its own.
         z: the embeddings ``(*lead, D)``, or what a cascade is given.
         head: a head of NumPy arrays.
-        labels: ``lead`` integers, or probabilities ``(*lead, C)``.
+        labels: ``lead`` integers, or probabilities ``(*lead, C)``; the candidates of a search.
         upstream: the gradient that comes back from above, of the shape of what is differentiated.
-        targets: embeddings to be near to, for losses without a head.
+        targets: embeddings to be near to, for losses without a head; the database of a search.
         negatives: ``(..., D)``, embeddings to be far from.
         temperature: ``()`` or ``(G,)``, if it is differentiated.
         exclude: ``(B, M)``, which candidates are taken out.

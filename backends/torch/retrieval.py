@@ -1,0 +1,265 @@
+"""Exact search by tiles of scores and a running threshold; candidates, scored again."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrl.retrieval.planning import BLOCK, ROW_BYTES, plan_gather, plan_tile
+from mrl.retrieval.prepared import Database, SearchResult
+
+from .arrays import is_batched, no_autocast
+from .losses import truncate
+from .scores import over_norms, row_norms, wide_dtype
+
+
+def search(
+    queries: Tensor,
+    rows: Tensor,
+    lengths: Tensor | None,
+    *,
+    k: int,
+    dim: int,
+    metric: str,
+    normalized: bool,
+    tile: int | None,
+) -> SearchResult:
+    _refuse_batches(queries, rows)
+    run = _opaque_search if torch.compiler.is_compiling() else _search
+    q = queries.detach()[..., :dim].reshape(-1, dim)
+    known = None if lengths is None else lengths.detach()
+    fields = run(q, rows.detach(), known, k, dim, metric, normalized, tile)
+    return SearchResult(*(field.reshape(*queries.shape[:-1], k) for field in fields))
+
+
+def rerank(
+    queries: Tensor,
+    rows: Tensor,
+    lengths: Tensor | None,
+    candidates: Tensor,
+    *,
+    k: int,
+    dim: int,
+    metric: str,
+    normalized: bool,
+) -> SearchResult:
+    _refuse_batches(queries, rows, candidates)
+    run = _opaque_rerank if torch.compiler.is_compiling() else _rerank
+    q = queries.detach()[..., :dim].reshape(-1, dim)
+    known = None if lengths is None else lengths.detach()
+    given = candidates.reshape(q.shape[0], candidates.shape[-1])
+    fields = run(q, rows.detach(), known, given, k, dim, metric, normalized)
+    return SearchResult(*(field.reshape(*queries.shape[:-1], k) for field in fields))
+
+
+def prepare_database(rows: Tensor, *, dims: tuple[int, ...], metric: str, track: Any) -> Database:
+    wide, count, width = wide_dtype(rows), rows.shape[0], rows.shape[1]
+    narrow = [m for m in dims if m < width]
+    kept = wide if metric == "cosine" else rows.dtype
+    prefixes = tuple(rows.new_empty((count, m), dtype=kept) for m in narrow)
+    columns = {"cosine": [width], "dot": [], "l2": [*narrow, width]}[metric]
+    lengths = tuple(rows.new_empty(count, dtype=wide) for _ in columns)
+    with torch.no_grad():
+        step = max(1, ROW_BYTES // (width * wide.itemsize))
+        for start in track([*range(0, count, step)]):
+            part = slice(start, start + step)
+            x = rows[part].to(wide)
+            for m, prefix in zip(narrow, prefixes, strict=True):
+                prefix[part] = truncate(x, m, normalize=True) if metric == "cosine" else rows[part, :m]
+            for m, length in zip(columns, lengths, strict=True):
+                length[part] = row_norms(x) if metric == "cosine" else x[:, :m].square().sum(-1)
+    return Database(rows, prefixes, lengths[0] if metric == "cosine" else None, lengths if metric == "l2" else None)
+
+
+def _search(
+    queries: Tensor,
+    rows: Tensor,
+    lengths: Tensor | None,
+    k: int,
+    dim: int,
+    metric: str,
+    normalized: bool,
+    tile: int | None,
+) -> tuple[Tensor, Tensor]:
+    wide = wide_dtype(queries, rows)
+    with torch.no_grad(), no_autocast(queries.device):
+        q = truncate(queries.to(wide), dim, normalize=True) if metric == "cosine" else queries.to(wide)
+        offsets = q.square().sum(-1, keepdim=True) if metric == "l2" else None
+        q = 2 * q if metric == "l2" else q
+        unknown = metric == "cosine" and not normalized and lengths is None
+        on_host, copied = queries.device.type == "cpu", unknown or rows.dtype != wide
+        size = wide.itemsize
+        plan = plan_tile(len(q), len(rows), dim, size, on_host=on_host, copied=copied, tile=tile)
+        scratch = q.new_empty((min(plan.queries, len(q)), plan.rows))
+        found = _Found(q, k)
+        for start in range(0, len(rows) if len(q) else 0, plan.rows):
+            x = rows[start : start + plan.rows, :dim].to(wide)
+            known = None if lengths is None else lengths[start : start + plan.rows].to(wide)
+            x = truncate(x, dim, normalize=True) if unknown else x
+            known = x.square().sum(-1) if metric == "l2" and known is None else known
+            for first in range(0, len(q), plan.queries):
+                scores = scratch[: min(plan.queries, len(q) - first)]
+                scores[:, len(x) :] = -math.inf
+                part = scores[:, : len(x)]
+                torch.mm(q[first : first + plan.queries], x.mT, out=part)
+                if offsets is not None:
+                    part.sub_(known).sub_(offsets[first : first + plan.queries]).clamp_(max=0)
+                elif metric == "cosine" and known is not None and not normalized:
+                    over_norms(part, known)
+                found.add(first, scores.view(len(scores), BLOCK, -1), start)
+        return found.best()
+
+
+def _rerank(
+    queries: Tensor,
+    rows: Tensor,
+    lengths: Tensor | None,
+    candidates: Tensor,
+    k: int,
+    dim: int,
+    metric: str,
+    normalized: bool,
+) -> tuple[Tensor, Tensor]:
+    wide = wide_dtype(queries, rows)
+    with torch.no_grad(), no_autocast(queries.device):
+        q = truncate(queries.to(wide), dim, normalize=True) if metric == "cosine" else queries.to(wide)
+        # In order of the index, so that a stable sort leaves the lowest of equals first.
+        given = candidates.long().sort(-1).values
+        again = torch.zeros_like(given, dtype=torch.bool)
+        again[:, 1:] = given[:, 1:] == given[:, :-1]
+        given = given.masked_fill(again | (given >= len(rows)), -1)
+        scores = q.new_full(given.shape, -math.inf)
+        # On a CPU products of one query with its own rows are several times as fast as a batch of them.
+        step = 1 if queries.device.type == "cpu" else plan_gather(given.shape[1], dim, wide.itemsize, on_host=False)
+        for i in range(0, len(q) if len(rows) else 0, step):
+            part, places = slice(i, i + step), given[i : i + step].clamp(min=0)
+            x = rows[:, :dim].index_select(0, places.flatten()).to(wide)
+            if metric == "l2":
+                x = x.reshape(*places.shape, dim) - q[part, None]
+                scores[part] = -x.square().sum(-1)
+                continue
+            if metric == "cosine" and not normalized and lengths is None:
+                x = truncate(x, dim, normalize=True)
+            if step == 1:
+                torch.mv(x, q[i], out=scores[i])
+            else:
+                scores[part] = torch.matmul(x.reshape(*places.shape, dim), q[part, :, None]).squeeze(-1)
+            if metric == "cosine" and not normalized and lengths is not None:
+                over_norms(scores[part], lengths[places].to(wide))
+        scores = scores.masked_fill((given < 0) | scores.isnan(), -math.inf)
+        return _first(scores, given, k)
+
+
+def _first(scores: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The best ``k`` of columns in order of their index."""
+    order = scores.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    scores, indices = scores.gather(1, order), indices.gather(1, order)
+    missing = (0, k - scores.shape[1])
+    indices = torch.nn.functional.pad(indices.masked_fill(scores == -math.inf, -1), missing, value=-1)
+    return torch.nn.functional.pad(scores, missing, value=-math.inf), indices
+
+
+class _Found:
+    """What has been found so far: a list of candidates, and for every query the score that a new one has to pass."""
+
+    def __init__(self, q: Tensor, k: int) -> None:
+        self.k, self.queries = k, len(q)
+        self.least = q.new_full((len(q),), -math.inf)
+        none = torch.empty(0, dtype=torch.int64, device=q.device)
+        self.kept = (none, none, q.new_empty(0))
+        self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.count = 0
+
+    def add(self, first: int, scores: Tensor, start: int) -> None:
+        """Scores ``(queries, BLOCK, blocks)`` of rows from ``start``, none of which comes before a row seen."""
+        queries, _, blocks = scores.shape
+        least = self.least[first : first + queries]
+        if start == 0 and self.k < scores[0].numel():
+            usable = scores.reshape(queries, -1).nan_to_num(-math.inf, math.inf, -math.inf)
+            edge = usable.topk(self.k, sorted=False).values.amin(-1)
+            least.copy_(edge.nextafter(edge.new_tensor(-math.inf)))
+        largest = scores.amax(1)  # of every block; blocks are spread, because so a maximum is taken fastest
+        # Where it is NaN, the rest of its block may pass.
+        query, block = (largest <= least[:, None]).logical_not_().nonzero(as_tuple=True)
+        if not len(query):
+            return
+        values = scores[query, :, block]
+        hit, place = (values > least[query, None]).nonzero(as_tuple=True)
+        self.waiting.append((query[hit] + first, start + place * blocks + block[hit], values[hit, place]))
+        self.count += len(hit)
+        if start and self.count > max(len(self.kept[0]), self.queries * self.k) // 2:
+            self._table()
+
+    def _table(self) -> tuple[Tensor, Tensor]:
+        """Take up what waits, a row for every query; find the threshold anew, and drop what is below."""
+        lists, self.waiting, self.count = [self.kept, *self.waiting], [], 0
+        counts = [query.bincount(minlength=self.queries) for query, _, _ in lists]
+        filled = torch.zeros_like(counts[0])
+        width = max(self.k, int(sum(counts, filled).max()))
+        scores = self.least.new_full((self.queries, width), -math.inf)
+        indices = filled.new_full((self.queries, width), -1)
+        for (query, index, score), count in zip(lists, counts, strict=True):  # each in order of the queries
+            shift = filled - count.cumsum(0) + count
+            place = torch.arange(len(query), device=query.device) + shift[query]
+            scores[query, place], indices[query, place] = score, index
+            filled += count
+        self.least = scores.topk(self.k, sorted=False).values.amin(-1)
+        query, place = ((scores >= self.least[:, None]) & (indices >= 0)).nonzero(as_tuple=True)
+        self.kept = (query, indices[query, place], scores[query, place])
+        return scores, indices
+
+    def best(self) -> tuple[Tensor, Tensor]:
+        if not self.queries:
+            return self.least.new_empty((0, self.k)), self.kept[1].new_empty((0, self.k))
+        scores, indices = self._table()
+        order = indices.argsort(-1)
+        return _first(scores.gather(1, order), indices.gather(1, order), self.k)
+
+
+def _refuse_batches(*arrays: Tensor) -> None:
+    if not torch.compiler.is_compiling() and any(is_batched(x) for x in arrays):
+        raise RuntimeError(
+            "search: how many rows pass is another number for every query, which torch.func.vmap cannot do; "
+            "call it on all queries at once, of any leading shape (..., D)"
+        )
+
+
+# One node of a compiled graph: how many rows pass the threshold is not known before it runs.
+_opaque_search = torch.library.custom_op("mrl::search", _search, mutates_args=())
+_opaque_rerank = torch.library.custom_op("mrl::rerank", _rerank, mutates_args=())
+
+
+def _empty(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    shape = (queries.shape[0], k)
+    return queries.new_empty(shape, dtype=wide_dtype(queries, rows)), queries.new_empty(shape, dtype=torch.int64)
+
+
+@_opaque_search.register_fake
+def _(
+    queries: Tensor,
+    rows: Tensor,
+    lengths: Tensor | None,
+    k: int,
+    dim: int,
+    metric: str,
+    normalized: bool,
+    tile: int | None,
+) -> tuple[Tensor, Tensor]:
+    return _empty(queries, rows, k)
+
+
+@_opaque_rerank.register_fake
+def _(
+    queries: Tensor,
+    rows: Tensor,
+    lengths: Tensor | None,
+    candidates: Tensor,
+    k: int,
+    dim: int,
+    metric: str,
+    normalized: bool,
+) -> tuple[Tensor, Tensor]:
+    return _empty(queries, rows, k)

@@ -1,0 +1,1 @@
+"""Adaptive retrieval under proof."""
