@@ -20,6 +20,7 @@ import mrl
 
 NESTING = mrl.Nesting((64, 128, 256, 512, 768))
 TEMPERATURE = 0.05
+ROWS = (512, 2048)
 MODES = {"torch": ("eager",), "jax": ("jit",), "tensorflow": ("graph", "xla")}
 
 
@@ -150,7 +151,7 @@ def main() -> None:
         found = memory(arguments.backend, arguments.memory, arguments.step)
         print(json.dumps({"rows": arguments.memory, "step": arguments.step, "bytes": found}))
         return
-    for rows in arguments.rows or (512, 2048):
+    for rows in arguments.rows or ROWS:
         for mode in MODES[arguments.backend]:
             timed = summary(alternate(STEPS[arguments.backend](rows, mode), wait, repeats=arguments.repeats))
             print(f"{arguments.backend} {mode}, {rows} pairs of {NESTING.width} dimensions at {NESTING.dims}")

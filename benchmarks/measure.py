@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 import cascades
+import contrastive
 import modules
 import steps_keras
 from cases import BASE, GROWTH, MODES, ON_A_DEVICE, QUICK, QUICK_GROWTH, SIZES, Size
@@ -36,6 +37,11 @@ def measure(backend: str, *, quick: bool, repeats: int, made: dict[str, str]) ->
     if not made:
         case = cascades.QUICK_CASCADE if quick else cascades.CASCADE
         if backend != "numpy":
+            found["contrastive"] = [
+                {"mode": mode, "rows": rows, "steps": pairs(backend, mode, rows, repeats)}
+                for rows in ((64,) if quick else contrastive.ROWS)
+                for mode in contrastive.MODES[backend]
+            ]
             found["keras"] = [keras(backend, size, repeats) for size in (QUICK[:2] if quick else (SIZES[0], SIZES[3]))]
         if backend == "torch":
             found["module_microseconds"] = modules.overheads(repeats)
@@ -47,6 +53,10 @@ def keras(backend: str, size: Size, repeats: int) -> dict[str, Any]:
     """As many steps as elsewhere, a few a call of ``fit``."""
     calls = -(-repeats // (steps_keras.BATCHES - 1))
     return {"size": size.name, "steps": summary(steps_keras.seconds(size, backend, calls))}
+
+
+def pairs(backend: str, mode: str, rows: int, repeats: int) -> dict[str, dict[str, float]]:
+    return summary(alternate(contrastive.STEPS[backend](rows, mode), contrastive.wait, repeats=repeats))
 
 
 def cascade(backend: str, mode: str, case: cascades.Cascade, repeats: int) -> dict[str, Any]:

@@ -52,6 +52,10 @@ def main() -> int:
             for name, step in row["steps"].items():
                 spread = f"[{step['low_ms']:.1f}, {step['high_ms']:.1f}]"
                 print(f"  {name:32}{step['ratio']:6.2f}   {step['median_ms']:9.2f} ms {spread}", flush=True)
+        for row in found.get("contrastive", []):
+            print(f"\n{backend} {row['mode']}: contrastive, {row['rows']} pairs, to the loss at full width alone")
+            for name, step in row["steps"].items():
+                print(f"  {name:32}{step['ratio']:6.2f}   {step['median_ms']:9.2f} ms", flush=True)
         for row in found.get("keras", []):
             print(f"\n{backend}, a step of Keras' fit: {row['size']}")
             for name, step in row["steps"].items():
