@@ -135,6 +135,22 @@ def refusals(rank, world):
             yield str(error)
 
 
+def distributed(world):
+    """What is said of a head that shards itself."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (world,))
+    weight = distribute_tensor(torch.ones(CLASSES, 5), mesh, [Shard(0)])
+    z, labels = torch.ones(2, 5), torch.zeros(2, dtype=torch.long)
+    try:
+        mrl.nested_cross_entropy(z, mrl.TiedHead(weight), labels, NESTING)
+    except NotImplementedError as error:
+        local = mrl.TiedHead(weight.to_local())
+        loss = mrl.nested_cross_entropy(z, local, labels, NESTING, classes_across=mesh.get_group())
+        return str(error), loss.total
+
+
 def main(rank, world, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     size = ROWS // world
@@ -145,6 +161,7 @@ def main(rank, world, folder):
         "joint": list(joint(part, world, group, DistributedDataParallel)),
         "sharded": list(sharded(rank, world, True)),
         "refused": refused,
+        "distributed": distributed(world),
         "sampled": [NESTING.sample(2, step=step, seed=7).dims for step in range(20)],
     }
     torch.save(found, folder / f"{rank}.pt")

@@ -79,6 +79,21 @@ def test_ranks_that_do_not_fit_together_all_say_so(ranks):
         assert "across: expected True or a torch.distributed.ProcessGroup, got str" in kind
 
 
+def test_a_head_that_shards_itself_is_refused_with_what_to_pass(ranks):
+    import across_torch_worker as one
+    import torch
+
+    import mrl
+
+    head, labels = mrl.TiedHead(torch.ones(one.CLASSES, 5)), torch.zeros(2, dtype=torch.long)
+    whole = mrl.nested_cross_entropy(torch.ones(2, 5), head, labels, one.NESTING).total
+    for found in ranks:
+        message, total = found["distributed"]
+        assert "nested_cross_entropy: the fused form works in place, got a DTensor placed (Shard(dim=0),)" in message
+        assert "classes_across=mesh.get_group()" in message
+        torch.testing.assert_close(total, whole)
+
+
 def test_ranks_sample_the_same_granularities(ranks):
     for found in ranks[1:]:
         assert found["sampled"] == ranks[0]["sampled"]

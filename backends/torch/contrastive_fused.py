@@ -25,7 +25,7 @@ from mrl.nesting import Nesting
 
 from .arrays import common_dtype, is_batched
 from .contrastive_sweep import Plan, sweep
-from .once import DifferentiableOnce, cannot_work, check_traceable, is_one, too_much
+from .once import DifferentiableOnce, cannot_work, check_traceable, is_one, refuse_distributed, too_much
 
 NAME = "nested_contrastive"
 
@@ -44,6 +44,7 @@ def fused_contrastive(
 ) -> tuple[Tensor, Tensor]:
     """``(total, per_level)`` of the losses of the anchors ``a`` among the candidates ``c``."""
     check_traceable(NAME)
+    refuse_distributed(NAME, (a, c))
     summed = reduction != "none"
     rows = temperatures.new_full(a.shape[:1], 1 / max(1, a.shape[0]) if reduction == "mean" else 1)
     arrays = a, c, temperatures

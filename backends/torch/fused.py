@@ -22,7 +22,7 @@ from mrl.nesting import Nesting
 from mrl.planning import ENOUGH_ROWS, plan_chunk_rows, plan_groups, plan_places
 
 from .arrays import factor_dtype, is_batched
-from .once import DifferentiableOnce, cannot_work, check_traceable, is_one, too_much
+from .once import DifferentiableOnce, cannot_work, check_traceable, is_one, refuse_distributed, too_much
 from .sweep import Plan, sweep
 
 NAME = "nested_cross_entropy"
@@ -47,6 +47,7 @@ def fused_cross_entropy(
     tied, leaves = isinstance(head, TiedHead), head_leaves(head)
     compiling, grad_enabled = torch.compiler.is_compiling(), torch.is_grad_enabled()
     check_traceable(NAME)
+    refuse_distributed(NAME, (z, *leaves))
     count, classes = None if compiling else rows.numel(), leaves[0].shape[0]
     # Compiled for any number of rows, a chunk is planned as if there were many.
     level_bytes = (ENOUGH_ROWS if count is None else count) * classes * rows.element_size()

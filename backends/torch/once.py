@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,6 +48,18 @@ def check_traceable(function: str) -> None:
             f"{function}: the fused form is one function of autograd, which torch.jit.trace cannot record; "
             "use torch.export, or pass fused=False for the composed form"
         )
+
+
+def refuse_distributed(function: str, arrays: Sequence[Tensor]) -> None:
+    """A tensor that shards itself: the fused form writes into parts of what it makes, which has no such form."""
+    distributed = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ())
+    for x in arrays:
+        if isinstance(x, distributed):
+            raise NotImplementedError(
+                f"{function}: the fused form works in place, got a DTensor placed {x.placements}; pass x.to_local(), "
+                "for a head sharded by classes with classes_across=mesh.get_group(), for rows of a batch with "
+                "across=mesh.get_group(); or x.full_tensor()"
+            )
 
 
 def is_one(upstream: Tensor) -> bool:
