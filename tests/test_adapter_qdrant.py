@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mrl.adapters import qdrant as adapter
 from qdrant_client import QdrantClient, models
+from qdrant_server import serving
 from retrieval_cases import array, same
 
 import mrl
@@ -120,14 +121,8 @@ def test_one_nested_query_is_the_funnel(monkeypatch: pytest.MonkeyPatch) -> None
     assert [(x.using, x.limit) for x in (outer, middle, inner)] == [("48", 3), ("16", 60), ("4", 300)]
     assert [x.filter for x in (outer, middle, inner)] == [None, None, THIRD] and inner.prefetch is None
     config = client.get_collection("mrl").config.params.vectors
-    assert {name: x.hnsw_config for name, x in config.items()}.keys() == {"4", "16", "48"}
     assert [config[m].hnsw_config is None for m in ("4", "16", "48")] == [True, False, False]
     assert config["48"].hnsw_config.m == 0
-    # What a cluster is asked for; what is in memory warns of it.
-    for client.init_options["location"] in ("http://localhost:6333",):
-        assert funnel._params(5) == models.SearchParams(exact=True)
-        funnel.exact = False
-        assert [funnel._params(k).hnsw_ef for k in (5, 300)] == [128, 300]
 
 
 def test_a_restart_and_an_upload_that_was_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +159,29 @@ def test_a_restart_and_an_upload_that_was_cut_short(tmp_path: Path, monkeypatch:
         assert (funnel.search(QUERIES, filter=THIRD).indices % 3 == 1).all()
     same(after, before)
     same(after, spec.funnel_search(QUERIES, rows, **FUNNEL), rtol=1e-4, atol=1e-4)
+
+
+def test_a_cluster_by_its_url_takes_the_same_code() -> None:
+    rows, kinds = ROWS[:300], [{"rest": i % 3} for i in range(300)]
+    expected = spec.funnel_search(QUERIES, rows, **FUNNEL)
+    with serving() as server:
+        with adapter.build(rows, **FUNNEL, payloads=kinds, location=server.url, batch_size=128, exact=True) as funnel:
+            same(funnel.search(QUERIES), expected, rtol=1e-4, atol=1e-4)
+        assert funnel._params(5) == models.SearchParams(exact=True)
+        server.client.delete("mrl", list(range(40, 60)))
+        with pytest.raises(ValueError, match="expected all 300 rows in 'mrl', got 280"):
+            adapter.open(server.url)
+        server.requests.clear()
+        with adapter.build(rows, **FUNNEL, payloads=kinds, location=server.url, resume=True):
+            sent = [body for method, path, body in server.requests if (method, path[-7:]) == ("PUT", "/points")]
+        assert [point["id"] for body in sent for point in body["points"]] == list(range(40, 60))
+        with adapter.open(server.url) as funnel:
+            same(funnel.search(QUERIES), expected, rtol=1e-4, atol=1e-4)
+            assert (funnel.search(QUERIES, filter=THIRD).indices % 3 == 1).all()
+        outer = server.requests[-1][2]["searches"][0]
+        assert outer["params"]["hnsw_ef"] == outer["prefetch"]["params"]["hnsw_ef"] == 128
+        assert (outer["using"], outer["prefetch"]["using"], outer.get("filter")) == ("48", "8", None)
+        assert [funnel._params(k).hnsw_ef for k in (5, 300)] == [128, 300]
 
 
 def test_a_client_that_is_given_stays_open_and_its_own_is_closed(tmp_path: Path) -> None:
