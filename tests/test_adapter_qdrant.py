@@ -62,7 +62,8 @@ def test_arrays_of_any_framework_and_a_plan(backend_name: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_dtypes(dtype: str) -> None:
-    rows, queries = ROWS.astype(dtype), QUERIES.astype(dtype)
+    with np.errstate(under="ignore"):
+        rows, queries = ROWS.astype(dtype), QUERIES.astype(dtype)
     found = adapter.build(rows, **FUNNEL).search(queries)
     same(found, spec.funnel_search(queries, rows, **FUNNEL), rtol=1e-3, atol=1e-3)
 
@@ -174,7 +175,11 @@ def test_a_cluster_by_its_url_takes_the_same_code() -> None:
         server.requests.clear()
         with adapter.build(rows, **FUNNEL, payloads=kinds, location=server.url, resume=True):
             sent = [body for method, path, body in server.requests if (method, path[-7:]) == ("PUT", "/points")]
-        assert [point["id"] for body in sent for point in body["points"]] == list(range(40, 60))
+        points = [point for body in sent for point in body["points"]]
+        assert [point["id"] for point in points] == list(range(40, 60))
+        for name in ("8", "48"):
+            vectors = np.array([point["vector"][name] for point in points])
+            np.testing.assert_allclose(vectors, spec.truncate(rows[40:60], int(name)), rtol=1e-5, atol=1e-6)
         with adapter.open(server.url) as funnel:
             same(funnel.search(QUERIES), expected, rtol=1e-4, atol=1e-4)
             assert (funnel.search(QUERIES, filter=THIRD).indices % 3 == 1).all()
@@ -197,9 +202,12 @@ def test_a_client_that_is_given_stays_open_and_its_own_is_closed(tmp_path: Path)
     ):
         adapter.open(client, collection="bare")
     client.close()
-    with pytest.raises(ValueError, match="expected one of"):
+    with pytest.raises(ValueError, match="expected one of") as opened:
         adapter.open(tmp_path, collection="two")
-    adapter.open(tmp_path, collection="one").close()  # the refusal let go of the folder
+    with pytest.raises(ValueError, match="expected a name that is free") as built:
+        adapter.build(ROWS[:20], **FUNNEL, location=tmp_path, collection="one")
+    adapter.open(tmp_path, collection="one").close()
+    assert opened.tb and built.tb  # the refusals are held, and let go of the folder
 
 
 def test_a_collection_whose_vectors_are_others() -> None:
@@ -210,6 +218,19 @@ def test_a_collection_whose_vectors_are_others() -> None:
     client.create_collection("odd", vectors_config=vectors, metadata=metadata)
     with pytest.raises(ValueError, match=r"expected vectors of sizes {'8': 8, '48': 48}, got 'odd' with {'8': 4, '48'"):
         adapter.open(client, collection="odd")
+
+
+def test_an_upload_that_loses_rows_is_no_funnel(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = QdrantClient(":memory:")
+    monkeypatch.setattr(client, "upload_collection", lambda *_, **__: None)
+    with pytest.raises(ValueError, match="expected all 60 rows in 'mrl', got 0"):
+        adapter.build(ROWS[:60], **FUNNEL, location=client)
+
+
+def test_more_queries_than_one_request_takes() -> None:
+    queries = np.tile(QUERIES, (14, 1))
+    found = adapter.build(ROWS[:60], **FUNNEL).search(queries)
+    same(found, spec.funnel_search(queries, ROWS[:60], **FUNNEL), rtol=1e-4, atol=1e-4)
 
 
 def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,9 +259,10 @@ def test_build_refuses(options: dict, error, message) -> None:
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e300])
-def test_rows_that_qdrant_would_not_take(wrong: float) -> None:
+def test_rows_that_qdrant_would_not_take(wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = ROWS.astype(np.float64)
     rows[700, 3] = wrong
+    monkeypatch.setattr("mrl.adapters.qdrant.collection.PART", 300)
     with pytest.raises(
         ValueError, match=r"database: expected numbers that are finite in float32, got others in row 700"
     ):

@@ -136,8 +136,7 @@ def check_payloads(payloads: Sequence[Mapping[str, Any]] | None, count: int) -> 
 def usable(rows: np.ndarray) -> np.ndarray:
     """Which rows are finite in Qdrant's float32."""
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        finite: np.ndarray = np.isfinite(rows.astype(np.float32)).all(-1)
-    return finite
+        return np.asarray(np.isfinite(rows.astype(np.float32)).all(-1))
 
 
 def vectors_of(rows: np.ndarray, sizes: Sequence[int], metric: str) -> dict[str, np.ndarray]:
@@ -155,7 +154,7 @@ def sizes_of(content: Mapping[str, Any]) -> list[int]:
 
 def look(rows: np.ndarray) -> str:
     """CRC-32 of a few rows, evenly spread."""
-    places = np.unique(np.linspace(0, len(rows) - 1, LOOKED_AT).astype(int)) if len(rows) else []
+    places = np.unique(np.linspace(0, max(0, len(rows) - 1), LOOKED_AT).astype(int))[: len(rows)]
     found = 0
     for place in places:
         with np.errstate(under="ignore"):
