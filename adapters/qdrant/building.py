@@ -57,7 +57,7 @@ def build(
         dims, shortlists: as :func:`mrl.funnel_search` takes them; a :class:`mrl.FunnelPlan` has both.
         metric: ``"cosine"``, ``"dot"`` or ``"l2"``.
         location: ``":memory:"``, a folder, the URL of a cluster (1.16 or later), or a ``QdrantClient``, which may have
-            an API key.
+            an API key, or longer than its five seconds for a request.
         collection: its name, which is free, or with ``resume`` that of one that was begun.
         payloads: a mapping a row, which filters look at.
         exact: have a cluster look through all points in every search.
