@@ -70,7 +70,7 @@ def triton(session: nox.Session) -> None:
 def tests_alone(session: nox.Session, backend: str) -> None:
     """One backend in an environment without the other frameworks; NumPy alone is set to raise where it may."""
     tools = (*TEST_TOOLS, *CHECK_TOOLS, *{"torch": (*EXPORT_TOOLS, *SENTENCE_TOOLS), "jax": JAX_TOOLS}.get(backend, ()))
-    install(session, *BESIDE[backend], "sklearn", "faiss", "testing", "demo", tools=tools)
+    install(session, *BESIDE[backend], "sklearn", "faiss", "qdrant", "testing", "demo", tools=tools)
     pytest(session, *(["--strict-settings"] if backend == "numpy" else []), backends=(backend,))
 
 
@@ -85,7 +85,14 @@ def plugins(session: nox.Session) -> None:
 def x64_off(session: nox.Session) -> None:
     """JAX as most people run it, without 64-bit numbers."""
     install(
-        session, *BESIDE["jax"], "sklearn", "faiss", "testing", "demo", tools=(*TEST_TOOLS, *CHECK_TOOLS, *JAX_TOOLS)
+        session,
+        *BESIDE["jax"],
+        "sklearn",
+        "faiss",
+        "qdrant",
+        "testing",
+        "demo",
+        tools=(*TEST_TOOLS, *CHECK_TOOLS, *JAX_TOOLS),
     )
     pytest(session, "--x64=off", backends=("jax",))
 

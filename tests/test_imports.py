@@ -127,6 +127,7 @@ ADAPTERS = {
     "keras": {"keras", "tensorflow"},  # which it asks for the replicas of tf.distribute
     "sklearn": {"sklearn", "scipy"},
     "faiss": {"faiss"},
+    "qdrant": {"qdrant_client"},
     "heads": set(),
     "gradients": {"torch", "jax", "tensorflow"},
 }
