@@ -157,9 +157,14 @@ def _is_jitted(loss: Any) -> bool:
 
 
 def _other_calls(signature: inspect.Signature, against: str) -> str:
-    """What else the loss might be held against."""
-    for other, arguments in CALLS.items():
-        with_these = [name for name, p in signature.parameters.items() if p.default is p.empty]
-        if other != against and len(with_these) == len(arguments):
-            return f", or hold it against={other!r}, which calls it with ({', '.join(arguments)})"
-    return ""
+    """What else the loss might be held against: of as many arguments, and of these the most by name."""
+    taken = [name for name, p in signature.parameters.items() if p.default is p.empty]
+    fitting = {
+        other: len(set(taken) & set(arguments))
+        for other, arguments in CALLS.items()
+        if other != against and len(arguments) == len(taken)
+    }
+    if not fitting:
+        return ""
+    other = max(fitting, key=lambda name: fitting[name])
+    return f", or hold it against={other!r}, which calls it with ({', '.join(CALLS[other])})"
