@@ -1,10 +1,25 @@
 """Every backend against the specification: every operation, dtype and mode, with mutants that must fail."""
 
+import gc
+import sys
+
 import numpy as np
 import pytest
 
 import mrl.testing
 from mrl.testing.drivers import Call, driver_of
+
+
+@pytest.fixture(autouse=True)
+def _let_go_of_what_was_compiled():
+    """No case uses what was compiled for another, and all of it together is gigabytes."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+    if "torch" in sys.modules:
+        sys.modules["torch"]._dynamo.reset()
+    gc.collect()
+
 
 OPS = [case.name for case in mrl.testing.CASES]
 
