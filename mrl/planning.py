@@ -27,6 +27,10 @@ CHEAP_SHARE = 1 / 16
 SMALL_BYTES = 1 << 20
 """Logits of all levels whose memory is nothing, and the starting of operations all the time they take."""
 
+ORDINARY, NOTHING, MOST = 40, -60, 55
+"""Exponents of float32: rows whose entries lie between ``2**-40`` and ``2**40`` are taken as they are; a prefix without
+an entry of ``2**-60`` has a norm below the smallest that is normalised; products of ``2**55`` can be added up."""
+
 
 def is_small(levels: int, level_bytes: int) -> bool:
     """Whether all levels are best worked on together, in as few operations as can be."""

@@ -70,7 +70,12 @@ def devices() -> tuple[str, ...]:
 
 def accumulation_dtype(z: Array, head: Head) -> np.dtype:
     """float32, or float64 where ``z`` or the head has it."""
-    return np.dtype(jnp.float64 if any(x.dtype == jnp.float64 for x in (z, *head_leaves(head))) else jnp.float32)
+    return wide_dtype(z, *head_leaves(head))
+
+
+def wide_dtype(*arrays: Array) -> np.dtype:
+    """float32, or float64 where one of them is."""
+    return np.dtype(jnp.float64 if any(x.dtype == jnp.float64 for x in arrays) else jnp.float32)
 
 
 def product(a: Array, b: Array, wide: np.dtype) -> Array:

@@ -13,6 +13,7 @@ from mrl.heads import NestedLoss
 from mrl.nesting import Nesting
 
 from .across import all_rows, place_of, size_of
+from .arrays import wide_dtype
 from .contrastive_fused import fused_contrastive
 from .losses import truncate
 from .targets import weighted_sum
@@ -34,9 +35,7 @@ def nested_contrastive(
     across: Any,
 ) -> NestedLoss:
     count, kept = len(nesting), nesting.levels_in_use
-    wide = jnp.promote_types(
-        jnp.result_type(*(x for x in (anchors, positives, negatives) if x is not None)), jnp.float32
-    )
+    wide = wide_dtype(*(x for x in (anchors, positives, negatives) if x is not None))
     temperatures = jnp.broadcast_to(jnp.asarray(temperature, wide), (count,))[jnp.array(kept)]
     temperatures = jnp.where((temperatures > 0) & (temperatures < math.inf), temperatures, math.nan)
     used = nesting

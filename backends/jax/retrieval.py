@@ -14,9 +14,9 @@ from jax import Array, lax
 from mrl.retrieval.planning import BLOCK, Tile, plan_gather, plan_passes
 from mrl.retrieval.prepared import Database, SearchResult
 
-from .arrays import lift, on_host
+from .arrays import lift, on_host, wide_dtype
 from .losses import truncate
-from .scores import candidate_scores, row_norms, tile_scores, wide_dtype
+from .scores import candidate_scores, row_norms, tile_scores
 
 
 def search(

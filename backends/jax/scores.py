@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
+from .arrays import wide_dtype
 from .losses import truncate
 
 
@@ -82,7 +82,3 @@ def row_norms(rows: Array) -> Array:
     usual = (largest > 0) & (largest < jnp.inf)
     scale = jnp.ldexp(jnp.ones_like(largest), jnp.clip(jnp.where(usual, jnp.frexp(largest)[1], 0), -126, 126))
     return jnp.sqrt(jnp.square(x / scale[:, None]).sum(-1)) * scale
-
-
-def wide_dtype(*arrays: Array) -> np.dtype:
-    return np.dtype(jnp.float64 if any(x.dtype == jnp.float64 for x in arrays) else jnp.float32)

@@ -26,7 +26,12 @@ def devices() -> tuple[str, ...]:
 
 def accumulation_dtype(z: np.ndarray, head: Head) -> np.dtype:
     """float32, or float64 where ``z`` or the head has it."""
-    return np.dtype(np.float64 if any(x.dtype == np.float64 for x in (z, *head_leaves(head))) else np.float32)
+    return wide_dtype(z, *head_leaves(head))
+
+
+def wide_dtype(*arrays: np.ndarray) -> np.dtype:
+    """float32, or float64 where one of them is."""
+    return np.dtype(np.float64 if any(x.dtype == np.float64 for x in arrays) else np.float32)
 
 
 def _dtype(name: str) -> np.dtype:

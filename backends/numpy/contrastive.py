@@ -10,6 +10,8 @@ from mrl import spec
 from mrl.heads import NestedLoss
 from mrl.nesting import Nesting
 
+from .arrays import wide_dtype
+
 
 def nested_contrastive(
     anchors: np.ndarray,
@@ -40,6 +42,5 @@ def nested_contrastive(
         similarity=similarity,
         reduction=reduction,
     )
-    arrays = [x for x in (anchors, positives, negatives) if x is not None]
-    dtype = np.float64 if any(x.dtype == np.float64 for x in arrays) else np.float32
+    dtype = wide_dtype(*(x for x in (anchors, positives, negatives) if x is not None))
     return NestedLoss(np.asarray(loss.total).astype(dtype)[()], loss.per_level.astype(dtype))

@@ -10,7 +10,8 @@ import numpy as np
 from mrl.retrieval.planning import BLOCK, ROW_BYTES, plan_tile
 from mrl.retrieval.prepared import Database, SearchResult
 
-from .scores import complete, over_norms, row_norms, unit_rows, wide_dtype
+from .arrays import wide_dtype
+from .scores import complete, over_norms, row_norms, unit_rows
 
 
 def search(

@@ -50,7 +50,3 @@ def unit_rows(x: np.ndarray) -> np.ndarray:
     if not small.any():
         return scaled / divisor[:, None]
     return np.where(small[:, None], 0, scaled / np.where(small, 1, divisor)[:, None])
-
-
-def wide_dtype(*arrays: np.ndarray) -> np.dtype:
-    return np.dtype(np.float64 if any(x.dtype == np.float64 for x in arrays) else np.float32)

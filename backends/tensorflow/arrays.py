@@ -69,7 +69,12 @@ def in_xla() -> bool:
 
 def accumulation_dtype(z: Any, head: Head) -> tf.DType:
     """float32, or float64 where ``z`` or the head has it."""
-    return tf.float64 if any(x.dtype == tf.float64 for x in (z, *head_leaves(head))) else tf.float32
+    return wide_dtype(z, *head_leaves(head))
+
+
+def wide_dtype(*arrays: Any) -> tf.DType:
+    """float32, or float64 where one of them is."""
+    return tf.float64 if any(x.dtype == tf.float64 for x in arrays) else tf.float32
 
 
 def widen(z: Any, head: Head) -> tuple[tf.Tensor, Head]:

@@ -11,7 +11,7 @@ from mrl.heads import NestedLoss
 from mrl.nesting import Nesting
 
 from .across import all_rows, place_of, size_of
-from .arrays import nan_where
+from .arrays import nan_where, wide_dtype
 from .contrastive_fused import fused_contrastive
 from .losses import truncate
 from .targets import weighted_sum
@@ -33,8 +33,7 @@ def nested_contrastive(
     across: Any,
 ) -> NestedLoss:
     count, kept = len(nesting), nesting.levels_in_use
-    given = [x for x in (anchors, positives, negatives) if x is not None]
-    wide = tf.float64 if any(x.dtype == tf.float64 for x in given) else tf.float32
+    wide = wide_dtype(*(x for x in (anchors, positives, negatives) if x is not None))
     anchors, positives = tf.cast(anchors, wide), tf.cast(positives, wide)
     if negatives is not None:
         negatives = tf.reshape(tf.cast(negatives, wide), [-1, negatives.shape[-1]])

@@ -8,13 +8,10 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from mrl.nesting import Nesting
+from mrl.planning import MOST, NOTHING, ORDINARY
 
 from .arrays import nan_where
 from .sweep import side_by_side
-
-ORDINARY, NOTHING, MOST = 40, -60, 55
-"""Exponents of float32: rows whose entries lie between ``2**-40`` and ``2**40`` are taken as they are; a prefix without
-an entry of ``2**-60`` has a norm below the smallest that is normalised; products of ``2**55`` can be added up."""
 
 
 class Plan(NamedTuple):

@@ -12,8 +12,8 @@ import tensorflow as tf
 from mrl.retrieval.planning import BLOCK, MOST_QUERIES, ROW_BYTES, Tile, plan_gather, plan_passes
 from mrl.retrieval.prepared import Database, SearchResult
 
-from .arrays import in_xla, on_host
-from .scores import candidate_scores, nowhere, row_norms, row_squares, tile_scores, unit_rows, wide_dtype
+from .arrays import in_xla, on_host, wide_dtype
+from .scores import candidate_scores, nowhere, row_norms, row_squares, tile_scores, unit_rows
 
 FEW_ROWS = 8192
 

@@ -94,7 +94,3 @@ def unit_rows(x: tf.Tensor) -> tf.Tensor:
     norm = tf.sqrt(tf.reduce_sum(tf.square(y), -1, keepdims=True))
     small = norm <= 1e-12
     return tf.cast(tf.where(small, tf.zeros_like(y), y / tf.where(small, tf.ones_like(norm), norm)), x.dtype)
-
-
-def wide_dtype(*arrays: Any) -> tf.DType:
-    return tf.float64 if any(x.dtype == tf.float64 for x in arrays) else tf.float32

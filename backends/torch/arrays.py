@@ -79,7 +79,12 @@ def devices() -> tuple[str, ...]:
 
 def accumulation_dtype(z: Tensor, head: Head) -> torch.dtype:
     """float32, or float64 where ``z`` or the head has it."""
-    return torch.float64 if any(x.dtype == torch.float64 for x in (z, *head_leaves(head))) else torch.float32
+    return wide_dtype(z, *head_leaves(head))
+
+
+def wide_dtype(*arrays: Tensor) -> torch.dtype:
+    """float32, or float64 where one of them is."""
+    return torch.float64 if any(x.dtype == torch.float64 for x in arrays) else torch.float32
 
 
 def factor_dtype(z: Tensor, head: Head) -> torch.dtype:

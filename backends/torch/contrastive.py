@@ -12,7 +12,7 @@ from mrl.heads import NestedLoss
 from mrl.nesting import Nesting
 
 from .across import all_rows, place_of, size_of
-from .arrays import common_dtype
+from .arrays import common_dtype, wide_dtype
 from .contrastive_fused import fused_contrastive
 from .losses import truncate, weighted_sum
 from .products import products
@@ -34,8 +34,7 @@ def nested_contrastive(
     across: Any,
 ) -> NestedLoss:
     count, kept = len(nesting), nesting.levels_in_use
-    wide = torch.promote_types(anchors.dtype, positives.dtype)
-    wide = torch.promote_types(wide if negatives is None else torch.promote_types(wide, negatives.dtype), torch.float32)
+    wide = wide_dtype(*(x for x in (anchors, positives, negatives) if x is not None))
     if not isinstance(temperature, Tensor):
         temperature = anchors.new_full((), temperature, dtype=wide)
     temperatures = temperature.to(wide).expand(count)[list(kept)]

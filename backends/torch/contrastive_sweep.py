@@ -10,17 +10,13 @@ import torch
 from torch import Tensor
 
 from mrl.nesting import Nesting
-from mrl.planning import plan_chunk_rows
+from mrl.planning import MOST, NOTHING, ORDINARY, plan_chunk_rows
 
 from .arrays import has_memory, multiplies
 from .sweep import add_product, put_product
 
 TILE_BYTES = 1 << 20
 """Similarities that one pass of element-wise work takes at a time: with two arrays beside them, a CPU core's cache."""
-
-ORDINARY, NOTHING, MOST = 40, -60, 55
-"""Exponents of float32: rows whose entries lie between ``2**-40`` and ``2**40`` are taken as they are; a prefix without
-an entry of ``2**-60`` has a norm below the smallest that is normalised; products of ``2**55`` can be added up."""
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from torch import Tensor
 from mrl.retrieval.planning import BLOCK, ROW_BYTES, plan_gather, plan_tile
 from mrl.retrieval.prepared import Database, SearchResult
 
-from .arrays import is_batched, no_autocast
+from .arrays import is_batched, no_autocast, wide_dtype
 from .losses import truncate
-from .scores import over_norms, row_norms, wide_dtype
+from .scores import over_norms, row_norms
 
 
 def search(

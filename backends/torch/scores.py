@@ -17,7 +17,3 @@ def row_norms(x: Tensor) -> Tensor:
     largest = x.abs().amax(-1, keepdim=True)
     scale = torch.where((largest > 0) & largest.isfinite(), torch.exp2(torch.frexp(largest).exponent.to(x.dtype)), 1)
     return (x / scale).square().sum(-1).sqrt() * scale.squeeze(-1)
-
-
-def wide_dtype(*arrays: Tensor) -> torch.dtype:
-    return torch.float64 if any(x.dtype == torch.float64 for x in arrays) else torch.float32

@@ -62,13 +62,13 @@ def contrastive_case(
 
     def suited(layout: Layout) -> Layout:
         """Of the pool, without what the loss does not take."""
-        kept = replace(layout, frozen=(), chunk_rows=None, lead=(max(1, layout.rows),))
+        rows = max(1, layout.rows)
         further = layout.classes - layout.rows if "negatives" in options else 0
         plain = Layout(nesting or layout.nesting, width=max(layout.width, (nesting or layout.nesting).width))
         return replace(
             plain,
-            lead=kept.lead,
-            classes=kept.rows + further,
+            lead=(rows,),
+            classes=rows + further,
             temperature=layout.temperature if "temperature" in options else 0.05,
             excluding=layout.excluding and "exclude" in options,
             **{key: getattr(layout, key) for key in PLAIN if key in options},
