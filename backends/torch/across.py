@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,7 +41,21 @@ def size_of(across: Any) -> int:
     return dist.get_world_size(group_of(across))
 
 
-@torch.compiler.disable
+def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Break a compiler's graph here: collectives are the engine's own and not a compiler's to reorder.
+
+    ``torch.compiler.disable`` when it is needed, not at the import: it loads the whole compiler.
+    """
+
+    @functools.wraps(function)
+    def call(*given: Any) -> Any:
+        run = torch.compiler.disable(function) if torch.compiler.is_compiling() else function
+        return run(*given)
+
+    return call
+
+
+@uncompiled
 def summed(x: Tensor, across: Any) -> Tensor:
     """The sum of all processes, which carries no gradient."""
     return reduced(x, across, dist.ReduceOp.SUM)
@@ -53,8 +68,7 @@ def reduced(x: Tensor, across: Any, operation: Any) -> Tensor:
     return found
 
 
-# Collectives are the engine's own and not a compiler's to reorder: compiled code breaks its graph here.
-@torch.compiler.disable
+@uncompiled
 def all_rows(arrays: Sequence[Tensor | None], across: Any) -> list[Tensor | None]:
     """Of each array the rows of all processes in their order; what comes back for them is added up.
 

@@ -18,7 +18,7 @@ from mrl.heads import Head, TiedHead, head_leaves
 from mrl.nesting import Nesting
 from mrl.planning import plan_chunk_rows
 
-from .across import check_same_shapes, place_of, reduced, size_of
+from .across import check_same_shapes, place_of, reduced, size_of, uncompiled
 from .arrays import factor_dtype, multiplies
 from .once import DifferentiableOnce, too_much
 from .sweep import add_product, put_product
@@ -39,8 +39,7 @@ class Plan(NamedTuple):
     needs: tuple[bool, ...]
 
 
-# Collectives are the engine's own and not a compiler's to reorder: compiled code breaks its graph here.
-@torch.compiler.disable
+@uncompiled
 def sharded_cross_entropy(
     z: Tensor,
     head: Head,
