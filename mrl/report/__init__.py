@@ -1,0 +1,1 @@
+"""Can these embeddings be cut, to what, and what does it cost?"""

@@ -1,0 +1,109 @@
+"""What a report is: rows of figures, what they were measured on, and what they say in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ..cascade.curve import CurvePoint
+from ..retrieval.plan import FunnelPlan
+
+METHODS = ("prefix", "pca", "random", "unnormalized", "last", "int8", "binary", "rotation", "adaptor")
+"""Ways to a smaller embedding, in the order of tables and figures."""
+
+
+class ReportRow(NamedTuple):
+    """One figure of one way to a smaller embedding.
+
+    Attributes:
+        method: one of :data:`METHODS`.
+        dim: the dimensions that are left.
+        metric: what was measured, such as ``"recall_at_k"``.
+        value, low, high: the figure and its interval.
+    """
+
+    method: str
+    dim: int
+    metric: str
+    value: float
+    low: float
+    high: float
+
+
+class ReportDifference(NamedTuple):
+    """The prefix less another method of the same size, query by query.
+
+    Attributes:
+        method: what is taken off the prefix.
+        dim, metric: as of :class:`ReportRow`.
+        value, low, high: the mean difference and its paired interval.
+    """
+
+    method: str
+    dim: int
+    metric: str
+    value: float
+    low: float
+    high: float
+
+
+class ReportCost(NamedTuple):
+    """What vectors of one kind and size cost.
+
+    Attributes:
+        method, dim: as of :class:`ReportRow`.
+        bytes_per_vector: of storage.
+        bytes_per_million: of memory for a million vectors.
+        price_per_million: of that memory, in the unit of the price that was given; ``None`` without one.
+        multiply_adds: of one query over a million vectors.
+    """
+
+    method: str
+    dim: int
+    bytes_per_vector: float
+    bytes_per_million: float
+    price_per_million: float | None
+    multiply_adds: float
+
+
+class Finding(NamedTuple):
+    """Something about the data that a reader has to know before any figure.
+
+    Attributes:
+        name: such as ``"duplicates"``.
+        text: in words.
+    """
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`mrl.report` has measured.
+
+    Attributes:
+        rows: the figures.
+        differences: the prefix beside the other methods.
+        k: of recall, precision and so on at ``k``.
+        sizes: the dimensions that were evaluated, the full width last.
+        verdict: what the figures come to, sentence by sentence.
+        findings: about the data.
+        data: what was measured on: counts, the width, samples, the seed, what was excluded.
+        costs: bytes, money and multiply-adds of each method and size.
+        funnel: the plan of a search by stages, where one was made.
+        cascade: points of accuracy against dimensions, where there are labels.
+        title: the name of the data.
+    """
+
+    rows: tuple[ReportRow, ...]
+    differences: tuple[ReportDifference, ...]
+    k: int
+    sizes: tuple[int, ...]
+    verdict: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    data: dict[str, Any]
+    costs: tuple[ReportCost, ...]
+    funnel: FunnelPlan | None = None
+    cascade: tuple[CurvePoint, ...] = field(default=(), repr=False)
+    title: str = "embeddings"
