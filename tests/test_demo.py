@@ -139,6 +139,13 @@ class TestRun:
                 assert points[-1]["accuracy"] > 0.9  # a pixel gives the label away
         assert {p["backend"] for p in content["ports"]} >= {"numpy", framework_name}
         assert all(p["holds"] and 0 < p["share"] <= 1 for p in content["ports"])
+        found = content["retrieval"]
+        assert [point["dim"] for point in found["map"]["MRL"]] == list(DIMS)
+        exact, stages, funnel = found["ways"]
+        assert exact["recall"] == 1 and exact["map"] == found["map"]["MRL"][-1]["map"] > 0.9
+        assert exact["multiply_adds"] == 360 * 64 and funnel["multiply_adds"] == 360 * 4 + 200 * 16 + 50 * 64
+        assert stages["recall"] > 0.9 and set(found["agreement"]) >= {"numpy", framework_name}
+        assert found["agreement"][framework_name] == 1 and min(found["agreement"].values()) > 0.9
         printed = capsys.readouterr().out
         assert all(sentence in printed for sentence in content["comparison"] + content["dimensions_needed"])
         assert (out / "cascade.png").read_bytes().startswith(b"\x89PNG")

@@ -13,7 +13,6 @@ from ..losses import truncate
 from ..nesting import Nesting
 from .data import Dataset
 from .encoder import Encoder, embed
-from .settings import DIMS
 
 Correct = NDArray[np.bool_]
 
@@ -27,12 +26,14 @@ class Model(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Which test images were right, ``(G, N)`` each; and logits ``(G, N, C)``, held out and of the test."""
+    """Which test images were right, ``(G, N)`` each; logits ``(G, N, C)``, held out and of the test; embeddings."""
 
     linear: Correct
     neighbour: Correct
     held_out_logits: NDArray[np.float64]
     test_logits: NDArray[np.float64]
+    keys: NDArray[np.float32]  # of what was trained on
+    queries: NDArray[np.float32]  # of the test
 
 
 def evaluate(model: Model, data: Dataset) -> Evaluation:
@@ -44,13 +45,9 @@ def evaluate(model: Model, data: Dataset) -> Evaluation:
         data.train.labels[nearest(truncate(queries, m), truncate(keys, m))] == data.test.labels
         for m in model.nesting.dims
     ]
-    return Evaluation(test.argmax(-1) == data.test.labels, np.stack(neighbours), held_out, test)
-
-
-def evaluate_fixed(models: dict[int, Model], data: Dataset) -> tuple[Correct, Correct]:
-    """The same for one model per granularity."""
-    found = [evaluate(models[m], data) for m in DIMS]
-    return np.concatenate([e.linear for e in found]), np.concatenate([e.neighbour for e in found])
+    right = test.argmax(-1) == data.test.labels
+    embeddings = keys.astype(np.float32), queries.astype(np.float32)
+    return Evaluation(right, np.stack(neighbours), held_out, test, *embeddings)
 
 
 def nearest(queries: NDArray[Any], keys: NDArray[Any], chunk: int = 1000) -> NDArray[np.int64]:

@@ -13,14 +13,16 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+import numpy as np
+
 from ..dispatch import backend_named
 from ..files import write_atomically
 from ..nesting import Nesting
 from ..porting import convert, init_head
-from . import cascade, report
+from . import cascade, report, retrieval
 from .data import Dataset, load
 from .encoder import init_encoder
-from .evaluate import Model, evaluate, evaluate_fixed
+from .evaluate import Model, evaluate
 from .port import check_ports
 from .settings import DIMS, SETTINGS, Settings
 
@@ -66,11 +68,14 @@ def run_demo(
           f"{len(dataset.test.labels)} to test on; training in {backend}")  # fmt: skip
 
     models, seconds = train_all(backend, dataset, settings)
-    fixed = evaluate_fixed({m: models[f"FF {m}"] for m in DIMS}, dataset)
+    fixed = [evaluate(models[f"FF {m}"], dataset) for m in DIMS]
     nested = {family: evaluate(models[family], dataset) for family in ("MRL", "MRL-E")}
     results: report.Results = {
-        "linear": {"FF": fixed[0], **{family: e.linear for family, e in nested.items()}},
-        "neighbour": {"FF": fixed[1], **{family: e.neighbour for family, e in nested.items()}},
+        measure: {
+            "FF": np.concatenate([getattr(e, measure) for e in fixed]),
+            **{family: getattr(e, measure) for family, e in nested.items()},
+        }
+        for measure in ("linear", "neighbour")
     }
     said = report.sentences(results)
     print(f"\nTest accuracy in %, ± one standard error, one seed:\n{report.table(results)}\n")
@@ -81,6 +86,15 @@ def run_demo(
         f"\nCascades, fitted on the held-out images, on the test images [95 % interval]:\n{cascade.table(cascades)}\n"
     )
     print("\n".join(needs))
+    evaluations = {"FF": fixed, **{family: [e] * len(DIMS) for family, e in nested.items()}}
+    precision = retrieval.precisions(evaluations, dataset, backend)
+    ways = retrieval.ways(nested["MRL"], dataset, backend)
+    agreed = retrieval.agreements(nested["MRL"], backend)
+    print(
+        f"\nRetrieval of training images by test images, mAP@{retrieval.K} in %, ± one standard error:\n"
+        f"{retrieval.precision_table(precision)}\n\nMRL, shortlists with few dimensions put in order with more:\n"
+        f"{retrieval.way_table(ways)}\n{retrieval.sentence(agreed)}"
+    )
     ports = check_ports({family: models[family] for family in nested}, dataset.test.images)
     print(
         "\nThe trained models in every installed framework, against the float64 specification:\n"
@@ -99,6 +113,7 @@ def run_demo(
         "comparison": said,
         "cascades": cascade.to_dict(cascades),
         "dimensions_needed": needs,
+        "retrieval": retrieval.to_dict(precision, ways, agreed),
         "ports": [{**port._asdict(), "holds": port.share <= 1} for port in ports],
         "seconds": seconds,
     }
