@@ -40,6 +40,7 @@ from .porting import (
     write_head,
     write_matryoshka_card,
 )
+from .posthoc import Adaptor, Rotation, fit_adaptor, fit_rotation, load_transform, save_transform
 from .retrieval import (
     Database,
     FunnelChoice,
@@ -58,6 +59,7 @@ from .retrieval import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adaptor",
     "BackendInfo",
     "CascadePolicy",
     "CascadeReport",
@@ -70,6 +72,7 @@ __all__ = [
     "NestedHead",
     "NestedLoss",
     "Nesting",
+    "Rotation",
     "SavedHead",
     "SearchResult",
     "TiedHead",
@@ -79,12 +82,15 @@ __all__ = [
     "cascade_predict",
     "cascade_report",
     "convert",
+    "fit_adaptor",
     "fit_cascade",
+    "fit_rotation",
     "fit_temperatures",
     "funnel_search",
     "init_head",
     "load_database",
     "load_head",
+    "load_transform",
     "metrics",
     "nested",
     "nested_accuracy",
@@ -100,6 +106,7 @@ __all__ = [
     "rerank",
     "save_database",
     "save_head",
+    "save_transform",
     "search",
     "truncate",
     "write_head",

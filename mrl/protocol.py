@@ -20,6 +20,7 @@ FURTHER_KERNELS = (
     "prepare_database",
     "devices",
     "take_numpy",
+    "value_and_gradients",
 )
 """The names that a third-party backend may leave out: who calls such a function is told."""
 
@@ -176,6 +177,12 @@ class Backend(Protocol):
 
     def from_numpy(self, array: Any, *, dtype: str | None, device: Any) -> Array:
         """An array of this backend from a NumPy one, or from any that speaks DLPack, without a copy if it can."""
+
+    def value_and_gradients(self, function: Any) -> Any:
+        """Of a scalar ``function(leaves, *fixed)`` one that gives its value and the gradients of the leaves.
+
+        It is compiled where the framework compiles, for each shape once.
+        """
 
     def take_numpy(self, array: Any) -> Array:
         """An array of this backend for a NumPy one that stands beside some, as the framework's own functions take it.

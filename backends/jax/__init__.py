@@ -4,6 +4,7 @@ from .arrays import devices, from_numpy, take_numpy, to_numpy, uniform
 from .cascade import cascade_exit, cascade_predict
 from .contrastive import nested_contrastive
 from .exporting import register
+from .gradients import value_and_gradients
 from .losses import nested_accuracy, nested_cross_entropy, nested_logits, truncate
 from .retrieval import prepare_database, rerank, search
 
@@ -23,6 +24,7 @@ __all__ = [
     "to_numpy",
     "truncate",
     "uniform",
+    "value_and_gradients",
 ]
 
 register()  # a file can only be read by a process that has

@@ -57,7 +57,7 @@ def fused_contrastive(
             on_host=on_host(a),
             chunk_rows=chunk_rows,
         )
-    plan = Plan(nesting, cosine, symmetric, reduction != "none", shards, chunk)
+    plan = Plan(nesting, cosine, symmetric, reduction != "none", shards, on_host(a), chunk)
     rows = jnp.full((count,), 1, wide) / (max(1, count) if reduction == "mean" else 1)
     given = vary_together((a, c, temperatures, exclude, own, rows))
     try:

@@ -12,10 +12,10 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mrl.nesting import Nesting
-from mrl.planning import MOST, NOTHING, ORDINARY
 
 from .arrays import product
-from .sweep import outer, side_by_side
+from .contrastive_sides import Side, side_of, through_the_norm
+from .sweep import outer
 
 
 class Plan(NamedTuple):
@@ -26,15 +26,8 @@ class Plan(NamedTuple):
     symmetric: bool
     summed: bool  # the loss is a scalar: its gradient is known while the losses are computed
     shards: int  # parts of the batch that lie on devices of their own, as far as anybody knows
+    on_host: bool  # where looking at values costs nothing
     chunk_rows: int | None  # of a shard; None: all of them in one chunk
-
-
-class Side(NamedTuple):
-    """The embeddings of one side, and what makes unit vectors of their prefixes, where that is asked for."""
-
-    x: Array  # (..., N, D), factors of products
-    inverse: Array | None  # (..., N, G), 1 / norm of every prefix, or 0
-    power: Array | None  # (..., N, 1), of two, that ``x`` has been multiplied by
 
 
 class Rows(NamedTuple):
@@ -59,9 +52,9 @@ class Found(NamedTuple):
     """Of a chunk, for each anchor and, in ``dc`` and ``radial_c``, for each candidate."""
 
     losses: Array  # (..., rows, G)
-    da: Array | None
+    da: tuple[Array, ...] | None  # of every block of columns
     radial_a: Array | None  # (..., rows, G), of every level, the product of a prefix with its gradient as unit vectors
-    dc: Array | None
+    dc: tuple[Array, ...] | None
     radial_c: Array | None  # (..., M, G)
 
 
@@ -100,7 +93,7 @@ def _sweep(
 ) -> tuple[Array, tuple[Array | None, ...]]:
     wide, count = factors.dtype, a.shape[0]
     narrow = jnp.promote_types(a.dtype, c.dtype)
-    anchors, candidates = (_side(x.astype(narrow), plan, wide) for x in (a, c))
+    anchors, candidates = (side_of(x.astype(narrow), plan.nesting, plan.cosine, plan.on_host, wide) for x in (a, c))
     if exclude is not None and count:  # an anchor without its own positive has no loss
         factors = jnp.where(jnp.take_along_axis(exclude, own[:, None], 1)[:, 0], jnp.nan, factors)
     right = 1 / temperatures[:, None]
@@ -117,8 +110,8 @@ def _sweep(
         found = _each_chunk(work, rows, others, plan, size)
     radial = found.radial_a
     gradients = (
-        None if found.da is None else _through_the_norm(found.da, anchors, radial, plan),
-        None if found.dc is None else _through_the_norm(found.dc, candidates, found.radial_c, plan),
+        None if found.da is None else through_the_norm(found.da, anchors, radial, plan.nesting),
+        None if found.dc is None else through_the_norm(found.dc, candidates, found.radial_c, plan.nesting),
         None if radial is None or not needs[2] else -radial.sum(0) / temperatures,
     )
     return found.losses.T, gradients
@@ -142,9 +135,7 @@ def _each_chunk(work: Any, rows: Rows, others: Others, plan: Plan, size: int) ->
         x = jnp.moveaxis(x.reshape(shards, chunks, size, *x.shape[2:]), 1, 0)
         return x if aside else x[:, 0]
 
-    def join(x: Array | None) -> Array | None:
-        if x is None:
-            return None
+    def join(x: Array) -> Array:
         x = x if aside else x[:, None]
         x = jnp.moveaxis(x, 0, 1).reshape(shards, chunks * size, *x.shape[3:])
         return jax.lax.slice_in_dim(x, 0, share, axis=1).reshape(count, *x.shape[2:])
@@ -159,9 +150,9 @@ def _each_chunk(work: Any, rows: Rows, others: Others, plan: Plan, size: int) ->
         columns, _ = jax.lax.scan(fold, start, parts)
         others = _with_columns(others, jax.nn.logsumexp(columns, 0) if aside else columns, rows.factors)
 
-    def step(sums: tuple[Array | None, ...], chunk: Rows) -> tuple[Any, Any]:
+    def step(sums: Any, chunk: Rows) -> tuple[Any, Any]:
         found = work(chunk, others, _products(chunk, others, plan))
-        added = tuple(None if x is None else x + y for x, y in zip(sums, (found.dc, found.radial_c), strict=True))
+        added = jax.tree.map(jnp.add, sums, (found.dc, found.radial_c))
         return added, found._replace(dc=None, radial_c=None)
 
     like = jax.eval_shape(
@@ -169,10 +160,11 @@ def _each_chunk(work: Any, rows: Rows, others: Others, plan: Plan, size: int) ->
             jax.tree.map(lambda x: x[0], parts), others, _products(jax.tree.map(lambda x: x[0], parts), others, plan)
         )
     )
-    zeros = tuple(None if x is None else jnp.zeros_like(others.right, shape=x.shape) for x in (like.dc, like.radial_c))
-    sums, found = jax.lax.scan(step, zeros, parts)
-    dc, radial_c = (None if x is None else x.sum(0) if aside else x for x in sums)
-    return Found(join(found.losses), join(found.da), join(found.radial_a), dc, radial_c)
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(others.right, shape=x.shape), (like.dc, like.radial_c))
+    (dc, radial_c), found = jax.lax.scan(step, zeros, parts)
+    if aside:
+        dc, radial_c = jax.tree.map(lambda x: x.sum(0), (dc, radial_c))
+    return jax.tree.map(join, found)._replace(dc=dc, radial_c=radial_c)
 
 
 def _products(rows: Rows, others: Others, plan: Plan) -> list[Array]:
@@ -245,13 +237,12 @@ def _chunk(rows: Rows, others: Others, products: list[Array], *, plan: Plan, nee
         rounded = suffix.astype(a.dtype)
         das.append(product(rounded, c, wide) if needs[0] else None)
         dcs.append(outer(rounded, a, wide) if needs[1] else None)
-    width = others.x.shape[1]
     # The last level came first.
     return Found(
         jnp.concatenate(losses[::-1], -1),
-        side_by_side(das[::-1], width) if needs[0] else None,
+        tuple(das[::-1]) if needs[0] else None,
         jnp.stack(radial_a[::-1], -1) if any(needs) else None,
-        side_by_side(dcs[::-1], width) if needs[1] else None,
+        tuple(dcs[::-1]) if needs[1] else None,
         jnp.stack(radial_c[::-1], -1) if needs[1] else None,
     )
 
@@ -259,44 +250,3 @@ def _chunk(rows: Rows, others: Others, products: list[Array], *, plan: Plan, nee
 def _widened(x: Array, wide: np.dtype) -> Array:
     """float16 has no room for gradients of all sizes, which norms of all sizes make."""
     return x.astype(wide) if x.dtype == jnp.float16 else x
-
-
-def _through_the_norm(dx: Array, side: Side, radial: Array, plan: Plan) -> Array:
-    """Less what points along the prefixes, each level's in all of its columns."""
-    if side.inverse is not None:
-        along = jnp.cumsum((radial * jnp.square(side.inverse))[:, ::-1], 1)[:, ::-1]
-        x = side.x.astype(dx.dtype)
-        parts = [x[:, start:stop] * along[:, g, None] for g, (start, stop) in enumerate(plan.nesting.blocks)]
-        dx = dx - side_by_side(parts, dx.shape[1])
-    return dx if side.power is None else dx * side.power
-
-
-def _side(x: Array, plan: Plan, wide: np.dtype) -> Side:
-    if not plan.cosine:
-        return Side(x, None, None)
-    blocks, power = plan.nesting.blocks, None
-    if x.dtype != jnp.float16:  # whose squares and their sums are in range
-        largest = jnp.stack([jnp.abs(x[:, start:stop]).max(1) for start, stop in blocks], 1)
-        power = _power(largest.astype(wide))[:, None]
-        x = x * power.astype(x.dtype)
-    squares = [jnp.square(x[:, start:stop].astype(wide)).sum(1) for start, stop in blocks]
-    norm = jnp.sqrt(jnp.cumsum(jnp.stack(squares, 1), 1))
-    tiny = norm <= (1e-12 if power is None else 1e-12 * power)
-    return Side(x, jnp.where(tiny, 0, 1 / norm), power)
-
-
-def _power(largest: Array) -> Array:
-    """By what power of two to multiply rows, so that the squares of their prefixes and of the whole are in range.
-
-    ``largest`` is ``(N, G)``, the largest entries of every block. A prefix below ``2**-110`` of the whole row may be
-    lost.
-    """
-    wider = 8 if largest.dtype == jnp.float64 else 1
-    so_far = jax.lax.cummax(largest, axis=1)
-    whole = so_far[:, -1]
-    first = jnp.where(so_far > 2.0 ** (NOTHING * wider), so_far, jnp.inf).min(1)
-    low, high = (jnp.frexp(x)[1] for x in (jnp.minimum(first, whole), whole))
-    middle = jnp.maximum((low + high) // 2, high - MOST * wider)
-    ordinary = (low >= -ORDINARY * wider) & (high <= ORDINARY * wider)
-    exponent = jnp.where(ordinary | ~((whole > 0) & (whole < jnp.inf)), 0, -middle)
-    return jnp.ldexp(jnp.ones_like(whole), exponent)

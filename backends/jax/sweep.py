@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -205,7 +206,7 @@ def _add_block(sums: Array, block: Array, start: int) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(sums, before + block, start, -1)
 
 
-def side_by_side(parts: list[Array], width: int) -> Array:
+def side_by_side(parts: Sequence[Array], width: int) -> Array:
     """Blocks of columns as one matrix, zero in the columns that no level has."""
     x = jnp.concatenate(parts, -1)
     return jnp.pad(x, (*((0, 0),) * (x.ndim - 1), (0, width - x.shape[-1])))

@@ -3,6 +3,7 @@
 from .arrays import devices, from_numpy, take_numpy, to_numpy
 from .cascade import cascade_exit, cascade_predict
 from .contrastive import nested_contrastive
+from .gradients import value_and_gradients
 from .losses import nested_accuracy, nested_cross_entropy, nested_logits, truncate
 from .retrieval import prepare_database, rerank, search
 
@@ -21,4 +22,5 @@ __all__ = [
     "take_numpy",
     "to_numpy",
     "truncate",
+    "value_and_gradients",
 ]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from mrl.nesting import Nesting
-from mrl.planning import MOST, NOTHING, ORDINARY
 
-from .arrays import nan_where
+from .arrays import in_xla, nan_where
+from .contrastive_sides import side_of, through_the_norm
 from .sweep import side_by_side
 
 
@@ -29,14 +30,6 @@ class Fixed(NamedTuple):
     exclude: tf.Tensor | None
     own: tf.Tensor  # the candidate of every anchor
     factors: tf.Tensor  # of the losses
-
-
-class Side(NamedTuple):
-    """The embeddings of one side, and what makes unit vectors of their prefixes, where that is asked for."""
-
-    x: tf.Tensor  # (N, D)
-    inverse: tf.Tensor | None  # (N, G), 1 / norm of every prefix, or 0
-    power: tf.Tensor | None  # (N, 1), of two, that ``x`` has been multiplied by
 
 
 class Rows(NamedTuple):
@@ -73,7 +66,7 @@ def sweep(
 ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
     """``factors[i] * loss_g[i]`` as ``(G, B)``, then the gradients that are needed."""
     a, c, temperatures = arrays
-    anchors, candidates = _side(a, plan), _side(c, plan)
+    anchors, candidates = (side_of(x, plan.nesting, plan.cosine) for x in (a, c))
     factors = fixed.factors
     if fixed.exclude is not None:  # an anchor without its own positive has no loss
         factors += nan_where(tf.gather(fixed.exclude, fixed.own, batch_dims=1), factors.dtype)
@@ -92,8 +85,10 @@ def sweep(
         found = _each_chunk(rows, others, plan, needs)
     da, dc, radial = found.da, found.dc, found.radial_a
     return tf.transpose(found.losses), [
-        None if da is None else _through_the_norm(da, anchors, radial, plan),
-        None if dc is None else _through_the_norm(side_by_side(dc, c.shape[1]), candidates, found.radial_c, plan),
+        None if da is None else through_the_norm(da, anchors, radial, plan.nesting),
+        None
+        if dc is None
+        else through_the_norm(side_by_side(dc, c.shape[1]), candidates, found.radial_c, plan.nesting),
         -tf.reduce_sum(radial, 0) / temperatures if needs[2] else None,
     ]
 
@@ -211,7 +206,7 @@ def _with_columns(others: Others, columns: tf.Tensor, factors: tf.Tensor) -> Oth
 def _chunk(rows: Rows, others: Others, products: list[tf.Tensor], plan: Plan, needs: tuple[bool, ...]) -> Found:
     """The losses of a chunk of anchors, and its part of the gradients: the largest level first."""
     factors, own = rows.factors[:, None], tf.maximum(rows.own, 0)
-    labelled = tf.one_hot(rows.own, tf.shape(others.right)[1], dtype=factors.dtype)
+    take_own = _in_one_pass(rows, others) if in_xla() else _in_place(rows)
     losses, radial_a, radial_c, das, dcs, suffix = [], [], [], [], [], None
     for g in reversed(range(len(products))):
         x, s = _similarities(g, products[g], rows, others)
@@ -224,14 +219,14 @@ def _chunk(rows: Rows, others: Others, products: list[tf.Tensor], plan: Plan, ne
         # The logarithm comes last: beside a large similarity it would be rounded.
         loss = largest - matching + tf.math.log(total)
         if others.columns is None or others.factors is None:
-            ds = exponentials * (unit / total) - labelled * unit
+            ds = take_own(exponentials * (unit / total), unit)
         else:
             of_columns = others.columns[g]
             loss = (loss + (tf.gather(of_columns, own)[:, None] - matching)) / 2
             both = exponentials * (scale / total)
             # Never above zero but in rows that fill up.
             both += tf.exp(tf.minimum(s - of_columns, 0)) * (plan.nesting.weights[g] * others.factors)
-            ds = (both / 2 if rows.inverse is None else both * (rows.inverse[:, g, None] / 2)) - labelled * unit
+            ds = take_own(both / 2 if rows.inverse is None else both * (rows.inverse[:, g, None] / 2), unit)
         losses.append(loss * factors)
         if not any(needs):
             continue
@@ -252,55 +247,13 @@ def _chunk(rows: Rows, others: Others, products: list[tf.Tensor], plan: Plan, ne
     )
 
 
-def _through_the_norm(dx: tf.Tensor, side: Side, radial: tf.Tensor, plan: Plan) -> tf.Tensor:
-    """Less what points along the prefixes, each level's in all of its columns."""
-    if side.inverse is not None:
-        along = tf.cumsum(radial * tf.square(side.inverse), 1, reverse=True)
-        parts = [side.x[:, start:stop] * along[:, g, None] for g, (start, stop) in enumerate(plan.nesting.blocks)]
-        dx -= side_by_side(parts, dx.shape[1])
-    return dx if side.power is None else dx * side.power
+def _in_place(rows: Rows) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """``ds`` less ``unit`` at the candidate of each anchor. Rows that fill up a chunk have a ``unit`` of zero."""
+    places = tf.stack([tf.range(tf.shape(rows.own)[0], dtype=rows.own.dtype), tf.maximum(rows.own, 0)], 1)
+    return lambda ds, unit: tf.tensor_scatter_nd_sub(ds, places, unit[:, 0])
 
 
-def _side(x: tf.Tensor, plan: Plan) -> Side:
-    if not plan.cosine:
-        return Side(x, None, None)
-    blocks = plan.nesting.blocks
-    power = _power(tf.stack([tf.reduce_max(tf.abs(x[:, start:stop]), 1) for start, stop in blocks], 1))[:, None]
-    x *= power
-    squares = [tf.reduce_sum(tf.square(x[:, start:stop]), 1) for start, stop in blocks]
-    norm = tf.sqrt(tf.cumsum(tf.stack(squares, 1), 1))
-    tiny = norm <= 1e-12 * power
-    return Side(x, tf.where(tiny, tf.zeros_like(norm), 1 / norm), power)
-
-
-def _power(largest: tf.Tensor) -> tf.Tensor:
-    """By what power of two to multiply rows, so that the squares of their prefixes and of the whole are in range.
-
-    ``largest`` is ``(N, G)``, the largest entries of every block. A prefix below ``2**-110`` of the whole row may be
-    lost.
-    """
-    wider = 8 if largest.dtype == tf.float64 else 1
-    found = [largest[:, 0]]
-    for g in range(1, largest.shape[1]):
-        found.append(tf.maximum(found[-1], largest[:, g]))
-    whole = found[-1]
-    above = tf.constant(2.0 ** (NOTHING * wider), largest.dtype)
-    first = tf.reduce_min([tf.where(x > above, x, whole) for x in found], 0)
-    low, high = _exponent(first), _exponent(whole)
-    middle = tf.maximum((low + high) // 2, high - MOST * wider)
-    ordinary = (low >= -ORDINARY * wider) & (high <= ORDINARY * wider)
-    plain = ordinary | ~((whole > 0) & tf.math.is_finite(whole))
-    return _power_of_two(tf.where(plain, tf.zeros_like(middle), -middle), largest.dtype)
-
-
-def _exponent(x: tf.Tensor) -> tf.Tensor:
-    """``e`` of a normal ``x`` in ``[2**e, 2**(e + 1))``, read off its bits."""
-    if x.dtype == tf.float64:
-        return tf.bitwise.right_shift(tf.bitcast(x, tf.int64), tf.constant(52, tf.int64)) - 1023
-    return tf.bitwise.right_shift(tf.bitcast(x, tf.int32), 23) - 127
-
-
-def _power_of_two(exponent: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    if dtype == tf.float64:
-        return tf.bitcast(tf.bitwise.left_shift(exponent + 1023, tf.constant(52, tf.int64)), dtype)
-    return tf.bitcast(tf.bitwise.left_shift(exponent + 127, 23), dtype)
+def _in_one_pass(rows: Rows, others: Others) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """The same for a compiler, which fuses comparisons and takes single numbers one after the other."""
+    labelled = tf.one_hot(rows.own, tf.shape(others.right)[1], dtype=rows.factors.dtype)
+    return lambda ds, unit: ds - labelled * unit

@@ -10,6 +10,7 @@ from .across import size_of as classes_size
 from .arrays import devices, from_numpy, to_numpy
 from .cascade import cascade_exit, cascade_predict
 from .contrastive import nested_contrastive
+from .gradients import value_and_gradients
 from .losses import nested_accuracy, nested_cross_entropy, nested_logits, truncate
 from .retrieval import prepare_database, rerank, search
 
@@ -28,6 +29,7 @@ __all__ = [
     "search",
     "to_numpy",
     "truncate",
+    "value_and_gradients",
 ]
 
 # What ``torch.load(weights_only=True)`` may make of a file: values, whose constructors check what they are given.

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mrl.nesting import Nesting
-from mrl.planning import MOST, NOTHING, ORDINARY, plan_chunk_rows
+from mrl.planning import plan_chunk_rows
 
-from .arrays import has_memory, multiplies
+from .contrastive_sides import Side, side_of, through_the_norm
 from .sweep import add_product, put_product
 
-TILE_BYTES = 1 << 20
+TILE_BYTES = 1 << 21
 """Similarities that one pass of element-wise work takes at a time: with two arrays beside them, a CPU core's cache."""
 
 
@@ -33,14 +32,6 @@ class Plan:
     needs: tuple[bool, bool, bool]  # which of anchors, candidates and temperatures need a gradient
 
 
-class Side(NamedTuple):
-    """The embeddings of one side, and what makes unit vectors of their prefixes, where that is asked for."""
-
-    x: Tensor  # (N, D), factors of products
-    inverse: Tensor | None  # (G, N), 1 / norm of every prefix, or 0
-    power: Tensor | None  # (N, 1), of two, that ``x`` has been multiplied by
-
-
 def sweep(
     a: Tensor, c: Tensor, temperature: Tensor, exclude: Tensor | None, rows: Tensor, plan: Plan
 ) -> tuple[Tensor, list[Tensor | None]]:
@@ -48,7 +39,8 @@ def sweep(
     if exclude is not None:  # an anchor without its own positive has no loss
         own = exclude[:, plan.first : plan.first + len(a)].diagonal()
         rows = rows.masked_fill(own, torch.nan)
-    work = _Sweep(_side(a, plan, rows.dtype), _side(c, plan, rows.dtype), temperature, exclude, rows, plan)
+    left, right = (side_of(x, plan.nesting, plan.cosine, plan.narrow, rows.dtype) for x in (a, c))
+    work = _Sweep(left, right, temperature, exclude, rows, plan)
     if plan.symmetric:
         work.log_sum_exps()
     for chunk in work.chunks:
@@ -117,44 +109,53 @@ class _Sweep:
 
     def _level(self, g: int, product: Tensor, above: Tensor | None, tile: slice) -> None:
         """Losses; and the gradient for a level's product, that of the levels ``above`` added, in its place."""
-        rows, weight = self.rows[tile], self.plan.nesting.weights[g]
+        weighted = self.plan.nesting.weights[g] * self.rows[tile]
         x, s = self._similarities(g, product, tile)
-        own = torch.arange(tile.start, tile.stop, device=rows.device).add_(self.plan.first).unsqueeze(-1)
+        own = torch.arange(tile.start, tile.stop, device=x.device).add_(self.plan.first).unsqueeze(-1)
         matching = s.gather(-1, own).squeeze(-1)
-        inverse = None if self.a.inverse is None else self.a.inverse[g, tile]
-        scale = weight * rows if inverse is None else weight * rows * inverse
+        # The gradient of similarities is ds with its rows multiplied by these, which need no pass of their own.
+        scale: Tensor | None = None
         if self.sums is None:
             largest = s.amax(-1)
-            ds = torch.softmax(s, -1, out=s)
-            # The largest probability is exp(largest - lse): no further pass is needed for lse, and its logarithm comes
-            # last, because beside a large similarity it would be rounded.
-            self.losses[g, tile] = rows * (largest - matching - ds.amax(-1).log_())
-            ds.mul_(scale.unsqueeze(-1))
+            ds = s.sub_(largest.unsqueeze(-1)).exp_()
+            mass = ds.sum(-1)
+            # The logarithm comes last: beside a large similarity it would be rounded.
+            self.losses[g, tile] = self.rows[tile] * (largest - matching + mass.log())
+            ds.scatter_add_(-1, own, -mass.unsqueeze(-1))
+            scale = weighted / mass
         else:
             of_rows, of_columns = self.sums[0][g, tile], self.sums[1][g]
             both = (of_rows - matching) + (of_columns[tile] - matching)
-            self.losses[g, tile] = rows * both / 2
-            columns = (s[:, : len(of_columns)] - of_columns).exp_().mul_(weight / 2 * self.rows)
-            ds = s.sub_(of_rows.unsqueeze(-1)).exp_().mul_(weight / 2 * rows.unsqueeze(-1))
+            self.losses[g, tile] = self.rows[tile] * both / 2
+            columns = (s[:, : len(of_columns)] - of_columns).exp_().mul_(self.plan.nesting.weights[g] / 2 * self.rows)
+            ds = s.sub_(of_rows.unsqueeze(-1)).exp_().mul_(weighted.unsqueeze(-1) / 2)
             ds[:, : len(of_columns)] += columns
-            if inverse is not None:
-                ds.mul_(inverse.unsqueeze(-1))
+            ds.scatter_add_(-1, own, -weighted.unsqueeze(-1))
         if not any(self.plan.needs):
             return
-        ds.scatter_add_(-1, own, -scale.unsqueeze(-1))
+        if self.a.inverse is not None:
+            scale = self.a.inverse[g, tile] if scale is None else scale * self.a.inverse[g, tile]
         if self.plan.cosine or self.plan.needs[2]:
-            x.mul_(ds)
-            self.radial_a[g, tile] = x.sum(-1)
-            if self.dc is not None and self.plan.cosine:
-                self.radial_c[g] += x.sum(0)
+            self._add_radial(g, x.mul_(ds), scale, tile)
+        if scale is not None:
+            ds.mul_(scale.unsqueeze(-1))
         if above is None:
             torch.mul(ds, self.right[g], out=product)
         else:
-            torch.add(above, ds.mul_(self.right[g]), out=product)
+            torch.addcmul(above, ds, self.right[g], out=product)
+
+    def _add_radial(self, g: int, radial: Tensor, scale: Tensor | None, tile: slice) -> None:
+        """The sums of ``radial``, whose rows are multiplied by ``scale`` in their sums."""
+        of_rows = radial.sum(-1)
+        self.radial_a[g, tile] = of_rows if scale is None else of_rows * scale
+        if self.dc is not None and self.plan.cosine:
+            self.radial_c[g] += radial.sum(0) if scale is None else radial.mT @ scale
 
     def gradients(self) -> list[Tensor | None]:
         pairs = ((self.da, self.a, self.radial_a), (self.dc, self.c, self.radial_c))
-        found = [None if dx is None else self._through_the_norm(dx, side, radial) for dx, side, radial in pairs]
+        found = [
+            None if dx is None else through_the_norm(dx, side, radial, self.plan.nesting) for dx, side, radial in pairs
+        ]
         needed = self.plan.needs[2]
         return [*found, -self.radial_a.sum(-1) / self.temperature if needed else None]
 
@@ -193,47 +194,7 @@ class _Sweep:
         if self.dc is not None:
             put_product(self.dc[:, start:stop], gradient.mT, a, chunk.start > 0)
 
-    def _through_the_norm(self, dx: Tensor, side: Side, radial: Tensor) -> Tensor:
-        """Less what points along the prefixes, each level's in all of its columns."""
-        if side.inverse is not None:
-            along = (radial * side.inverse.square()).flip(0).cumsum(0).flip(0)
-            for (start, stop), factor in zip(self.plan.nesting.blocks, along.unbind(), strict=True):
-                dx[:, start:stop].addcmul_(factor.unsqueeze(-1), side.x[:, start:stop].to(dx.dtype), value=-1)
-        return dx if side.power is None else dx.mul_(side.power)
-
 
 def _widened(x: Tensor) -> Tensor:
     """float16 has no room for gradients of all sizes, which norms of all sizes make."""
     return x.float() if x.dtype == torch.float16 else x
-
-
-def _side(x: Tensor, plan: Plan, wide: torch.dtype) -> Side:
-    x = x.to(plan.narrow)
-    factor = x if multiplies(plan.narrow, x.device) else x.to(wide)
-    if not plan.cosine:
-        return Side(factor, None, None)
-    blocks, power = plan.nesting.blocks, None
-    if plan.narrow != torch.float16:  # whose squares and their sums are in range
-        power = _power(torch.stack([x[:, start:stop].abs().amax(-1) for start, stop in blocks]).to(wide))
-        seen = x.device.type == "cpu" and has_memory(x)
-        power = None if seen and bool((power == 1).all()) else power.unsqueeze(-1)
-        factor = factor if power is None else factor * power.to(factor.dtype)
-    norms = [torch.linalg.vector_norm(factor[:, start:stop], dim=-1, dtype=wide) for start, stop in blocks]
-    norm = torch.stack(norms).square_().cumsum(0).sqrt_()
-    tiny = norm <= (1e-12 if power is None else 1e-12 * power.squeeze(-1))
-    return Side(factor, norm.reciprocal_().masked_fill_(tiny, 0), power)
-
-
-def _power(largest: Tensor) -> Tensor:
-    """By what power of two to multiply rows, so that the squares of their prefixes and of the whole are in range.
-
-    ``largest`` is ``(G, N)``, the largest entries of every block. A prefix below ``2**-110`` of the whole row
-    may be lost.
-    """
-    wider = 8 if largest.dtype == torch.float64 else 1
-    so_far = largest.cummax(0).values
-    first = so_far.masked_fill(so_far <= 2.0 ** (NOTHING * wider), torch.inf).amin(0)
-    low, high = (torch.frexp(x).exponent for x in (torch.minimum(first, so_far[-1]), so_far[-1]))
-    middle = torch.maximum((low + high) // 2, high - MOST * wider)
-    ordinary = (low >= -ORDINARY * wider) & (high <= ORDINARY * wider)
-    return torch.ldexp(torch.ones_like(first), torch.where(ordinary | (so_far[-1] == 0), 0, -middle))

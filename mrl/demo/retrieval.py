@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..porting import available_backends, convert
-from ..retrieval import funnel_search, search
 from ..retrieval.metrics import mean_average_precision_at_k, recall_at_k
+from ..retrieval.search import funnel_search, search
 from .data import Dataset
 from .evaluate import Evaluation
 from .settings import DIMS
