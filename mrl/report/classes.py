@@ -21,6 +21,10 @@ SHRINKAGE = 0.1
 """How much of the covariance within classes is made round."""
 
 
+SCORES = 1 << 22
+"""Scores of rows and means that are held at a time."""
+
+
 class Parts(NamedTuple):
     """Labelled rows, apart: those that heads are fitted on, in order of their class, and those they are measured on."""
 
@@ -97,11 +101,17 @@ def class_means(x: Float, labels: Codes) -> tuple[Codes, Codes, NDArray[np.float
 def nearest_mean(x: Float, means: Float, metric: str) -> Codes:
     """The place of the best mean for every row, by the metric of the search; ``means`` ``(..., m)``."""
     flat = means.reshape(-1, means.shape[-1])
-    scores = x @ (unit_rows(flat) if metric == "cosine" else flat).T
-    if metric == "l2":
-        scores = 2 * scores - np.square(flat).sum(1)
-    best: Codes = scores.reshape(len(x), *means.shape[:-1]).argmax(-1)
-    return best
+    flat = unit_rows(flat) if metric == "cosine" else flat
+    squares = np.square(flat).sum(1) if metric == "l2" else None
+    best = []
+    step = max(1, SCORES // max(1, len(flat)))
+    for start in range(0, len(x), step):
+        scores = x[start : start + step] @ flat.T
+        if squares is not None:
+            scores = 2 * scores - squares
+        best.append(scores.reshape(len(scores), *means.shape[:-1]).argmax(-1))
+    found: Codes = np.concatenate(best)
+    return found
 
 
 def draw_shots(labels: Codes, shots: int, episodes: int, seed: int) -> list[tuple[Codes, Codes]]:

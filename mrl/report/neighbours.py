@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dispatch import backend_of
 from ..porting import convert
 from ..retrieval import search
 from .source import Float, Rows, Track
@@ -56,7 +55,7 @@ def nearest(
             y = moved(way.turn(x), backend)
             for m in searched(way, sizes, y.shape[1]):
                 best = search(turned[way.name], y, k=min(k + 1, len(x)), dim=m, metric=way.metric)
-                scores, indices = (np.asarray(convert(array, "numpy")) for array in best)
+                scores, indices = (brought(array, backend) for array in best)
                 indices = np.where(indices >= 0, indices.astype(np.int64) + start, -1)
                 found[way.name, m] = merged(found.get((way.name, m)), scores, indices, k + 1)
     nearest = {place: without_own(indices, queries.own, k) for place, (_, indices) in found.items()}
@@ -74,6 +73,10 @@ def searched(way: Way, sizes: Sequence[int], width: int) -> list[int]:
 
 def moved(x: Float, backend: str) -> Any:
     return x if backend == "numpy" else convert(np.ascontiguousarray(x), backend)
+
+
+def brought(array: Any, backend: str) -> NDArray[Any]:
+    return np.asarray(array if backend == "numpy" else convert(array, "numpy"))
 
 
 def merged(before: tuple[Float, Indices] | None, scores: Float, indices: Indices, k: int) -> tuple[Float, Indices]:
@@ -156,8 +159,3 @@ def tau_b(a: NDArray[np.int8], b: NDArray[np.int8]) -> NDArray[np.float64]:
     agreeing = np.einsum("qp,qp->q", a, b, dtype=np.int64)
     untied = np.count_nonzero(a, 1) * np.count_nonzero(b, 1).astype(np.float64)
     return np.where(untied > 0, agreeing / np.sqrt(np.maximum(untied, 1)), np.nan)
-
-
-def host(name: str, array: Any) -> NDArray[Any]:
-    """An array of any framework as NumPy's."""
-    return np.asarray(backend_of({name: array}).to_numpy(array, blocking=True))

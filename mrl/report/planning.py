@@ -11,10 +11,10 @@ QUERIES = 1000
 FEWEST_QUERIES = 200
 """Before fewer queries are asked, fewer rows are searched."""
 
-WORK = 8e12
+WORK = 1e13
 """Multiply-adds of all searches together: minutes on two cores."""
 
-PER_SCORE = 260
+PER_SCORE = 150
 """What picking the best costs a score, in multiply-adds, as measured on two cores."""
 
 ONLY_CUT = ("pca", "random", "unnormalized", "last")

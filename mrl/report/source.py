@@ -87,7 +87,8 @@ def scan(vectors: Array, track: Track = iter) -> Scan:
             low, high = np.minimum(low, good.min(0)), np.maximum(high, good.max(0))
         bits = x.astype(x.dtype.newbyteorder("="), copy=False).view(f"u{x.dtype.itemsize}")
         for first in range(0, len(bits), 2048):  # modulo 2^64: equal rows, equal marks
-            marks[start + first : start + first + 2048] = mixed(bits[first : first + 2048], keys)
+            some = bits[first : first + 2048]
+            marks[start + first : start + first + len(some)] = mixed(some, keys)
         let_go(vectors)
     _, counts = np.unique(marks[finite], return_counts=True)
     return Scan(

@@ -59,7 +59,7 @@ class Figures:
 
     @property
     def chosen(self) -> tuple[int, float] | None:
-        """The smallest size that keeps as much as the first goal that any keeps, and surely within a point; the goal."""
+        """The smallest size that keeps the first goal that any keeps, surely within a point; and that goal."""
         for goal in GOALS:
             for m in self.smaller:
                 if keeps(self.recall(m), goal):
