@@ -6,7 +6,7 @@ import math
 
 MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
-ROUNDING = 1e-9
+ROUNDING = 1e-8
 """What is nearer than this to all or nothing is all or nothing, but for the rounding of a mean."""
 MOST = 6
 """Digits behind the point, of which an interval seldom allows more than two."""

@@ -15,6 +15,7 @@ from .scales import Scale, Tick
 
 MARKS = {
     "circle": "M-4.5,0a4.5,4.5 0 1,0 9,0a4.5,4.5 0 1,0 -9,0Z",
+    "dot": "M-2,0a2,2 0 1,0 4,0a2,2 0 1,0 -4,0Z",
     "square": "M-4,-4H4V4H-4Z",
     "diamond": "M0,-5.6L5.6,0L0,5.6L-5.6,0Z",
     "up": "M0,-5.4L5.2,4H-5.2Z",
@@ -99,11 +100,11 @@ def drawing(
 ) -> str:
     """The figure as one ``<svg>`` with a title and a description; ``name`` is its id, unlike any other of the page."""
     height = axes.y.start
-    small = "" if axes.y_label else " small-plot"
+    kind = "plot" if axes.y_label else "plot small-plot"
     inside = [_grid(axes, height), *(_guide(guide, axes, height) for guide in guides)]
     inside += [_lines(one, axes, height) for one in series] + [_marks(one, axes) for one in series]
     return (
-        f'<svg class="plot{small}" id="{name}" role="img" aria-labelledby="{name}-title {name}-desc" height="{height:g}">'
+        f'<svg class="{kind}" id="{name}" role="img" aria-labelledby="{name}-title {name}-desc" height="{height:g}">'
         f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'
         f"{''.join(inside)}</svg>"
     )
@@ -144,7 +145,7 @@ def _guide(guide: Guide, axes: Axes, height: float) -> str:
     if guide.across:
         y = axes.y(guide.at)
         line = f'<line class="guide" x1="0" x2="100%" y1="{y:g}" y2="{y:g}"/>'
-        return f'{line}<text x="4" y="{y + 14:g}" class="start note">{escape(guide.text)}</text>'
+        return f'{line}<text x="93%" y="{y + 14:g}" class="end note">{escape(guide.text)}</text>'
     x = axes.x(guide.at)
     anchor, away = ("end", -6) if x > 50 else ("start", 6)
     line = f'<line class="guide" x1="{x}%" x2="{x}%" y1="0" y2="{height:g}"/>'

@@ -23,7 +23,7 @@ SPOKEN = 6
 def against_size(
     report: Report, metric: str, name: str, height: float, small: bool = False
 ) -> tuple[str, list[Series]]:
-    """The figure of a metric against the dimensions that are kept, and its series; a small one does not name its axes."""
+    """The figure of a metric against the dimensions kept, and its series. A small one has axes without names."""
     cells, label, percent = cells_of(report, metric), metric_label(metric, report.k), in_percent(metric)
     sizes = sizes_of(cells)
     series = []
@@ -61,7 +61,7 @@ def against_bytes(report: Report, metric: str, name: str, height: float) -> tupl
             if cost and row
         )
         if points:
-            label_of = "prefix in float32" if method == "prefix" else method_label(method)
+            label_of = "float32 prefix" if method == "prefix" else method_label(method)
             series.append(Series(label_of, STYLES[method], points, band=method == "prefix"))
     if len(series) < 2:
         return None
@@ -80,7 +80,7 @@ def funnel_frontier(plan: FunnelPlan, name: str, height: float) -> tuple[str, st
     """The figure of a plan: recall against the multiply-adds of one query, and its legend."""
     frontier = Series(
         "the best at each cost",
-        STYLES["random"],
+        Style("binary", "dot"),
         tuple(
             Point(c.multiply_adds, c.recall, math.nan, math.nan, f"{stages(c.dims, c.shortlists)}: {_share(c.recall)}")
             for c in plan.frontier
@@ -89,7 +89,7 @@ def funnel_frontier(plan: FunnelPlan, name: str, height: float) -> tuple[str, st
     words = digits.sentence(*plan.recall)
     chosen = Series(
         "chosen, on queries held out",
-        STYLES["prefix"],
+        Style("prefix", "diamond"),
         (Point(plan.multiply_adds, *plan.recall, f"chosen: {stages(plan.dims, plan.shortlists)}: {words}"),),
         line=False,
     )

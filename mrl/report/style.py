@@ -79,12 +79,12 @@ overflow-wrap:anywhere}
 header,main,footer{max-width:62rem;margin:0 auto;padding:0 1.125rem}
 header{padding-top:2rem}
 h1,h2,h3,p,ul,ol,dl,figure,table{margin:0}
-h1{font-size:1rem;line-height:1.4;font-weight:650}
+h1{font-size:1.375rem;line-height:1.25;font-weight:700;letter-spacing:-.012em;text-wrap:balance}
 h2{font-size:1.3125rem;line-height:1.3;font-weight:650;letter-spacing:-.01em;text-wrap:balance}
 h3{font-size:1rem;font-weight:650;line-height:1.35}
 a{color:var(--accent);text-underline-offset:.2em;text-decoration-thickness:1px}
 :focus-visible{outline:2px solid var(--accent);outline-offset:3px;border-radius:2px}
-.facts{color:var(--soft);font-size:.875rem;margin-top:.125rem}
+.facts{color:var(--soft);font-size:.875rem;margin-top:.375rem}
 .facts span{white-space:nowrap}
 .facts span:not(:last-child)::after{content:"\\00b7";margin:0 .45em}
 main>section{margin-top:2.75rem}
@@ -149,9 +149,13 @@ thead th{font-weight:600;font-size:.8125rem;vertical-align:bottom;white-space:no
 overflow-wrap:normal;border-bottom:1px solid var(--rule)}
 thead th:first-child{min-width:0}
 tbody th{font-weight:600}
+th:first-child{position:sticky;left:0;background:var(--ground)}
 tbody tr+tr>*{border-top:1px solid var(--rule)}
-tbody.group>tr:first-child th{font-weight:600;text-align:left;white-space:normal;padding-top:1rem}
-td small,.small{display:block;color:var(--soft);font-size:.75rem}
+tbody.group>tr:first-child th{text-align:left;white-space:normal;padding-top:1rem;position:static}
+caption span,tbody.group>tr:first-child span{display:inline-block;position:sticky;left:0;
+max-width:min(calc(100vw - 2.75rem),60rem)}
+td small,.small{display:block;color:var(--soft);font-size:.75rem;font-weight:400}
+td.words,thead th.words{text-align:left}
 tr.chosen>*{font-weight:650;color:var(--accent)}
 details{border-top:1px solid var(--rule)}
 details:last-of-type{border-bottom:1px solid var(--rule)}
@@ -166,7 +170,7 @@ footer{margin-top:3.5rem;padding-bottom:3rem;color:var(--soft);font-size:.875rem
 @media(min-width:44rem){
 header,main,footer{padding-left:2rem;padding-right:2rem}
 header{padding-top:3.25rem}
-h1{font-size:1.125rem}
+h1{font-size:1.75rem}
 h2{font-size:1.5rem}
 .verdict .lead{font-size:2.375rem;line-height:1.2;letter-spacing:-.018em}
 .verdict li{font-size:1.125rem}

@@ -16,9 +16,11 @@ from .lookup import (
     sizes_of,
     summary_of,
 )
-from .panels import stages
 from .values import Report, ReportCost
 from .words import in_percent, method_label, metric_label, ordered_methods
+
+STAGES = "dimensions: candidates kept, stage by stage"
+LEFT = ' class="words"'
 
 
 def sizes_table(report: Report) -> str:
@@ -85,7 +87,7 @@ def cost_table(report: Report) -> str:
     groups = []
     for methods, costs in grouped_costs(report):
         words = escape(", ".join(map(method_label, methods)))
-        head = f'<tr><th colspan="{len(heads)}" scope="rowgroup">{words}</th></tr>'
+        head = f'<tr><th colspan="{len(heads)}" scope="rowgroup"><span>{words}</span></th></tr>'
         groups.append([head, *(_cost_row(cost, priced) for cost in costs)])
     return table("What vectors of each kind and size cost", heads, groups)
 
@@ -95,9 +97,10 @@ def funnel_table(plan: FunnelPlan, every: bool = False) -> str:
     choices = list(plan.frontier)
     if not every:
         reach = (next((c for c in choices if c.recall >= goal), None) for goal in sorted({*SHOWN, plan.goal}))
-        choices = list(dict.fromkeys(c for c in reach if c))
+        chosen = (c for c in choices if (c.dims, c.shortlists) == (plan.dims, plan.shortlists))
+        choices = sorted({c for c in (*reach, *chosen) if c}, key=lambda c: c.multiply_adds)
     timed = any(c.seconds is not None for c in choices)
-    heads = ["recall, %", "share of an exact search", "bytes read", *(["milliseconds"] if timed else []), "stages"]
+    heads = ["recall, %", "share of an exact search", "bytes read", *(["milliseconds"] if timed else []), STAGES]
     body = [_funnel_row(choice, plan, timed) for choice in choices]
     name = "Every funnel that no other beats" if every else "The cheapest funnel at some recalls"
     return table(f"{name}, on the queries that the choice was made on", heads, [body])
@@ -122,13 +125,13 @@ def cascade_table(report: Report) -> str:
 
 def table(caption: str, heads: Sequence[str], groups: Iterable[Sequence[str]]) -> str:
     """A table in a place of its own that scrolls; ``groups`` are rows that belong together, as HTML."""
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    head = "".join(f'<th scope="col"{LEFT if text == STAGES else ""}>{escape(text)}</th>' for text in heads)
     groups = list(groups)
     kind = ' class="group"' if len(groups) > 1 or (groups and "rowgroup" in groups[0][0]) else ""
     body = "".join(f"<tbody{kind}>{''.join(rows)}</tbody>" for rows in groups)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>{body}</table></div>"
+        f"<caption><span>{escape(caption)}</span></caption><thead><tr>{head}</tr></thead>{body}</table></div>"
     )
 
 
@@ -167,6 +170,7 @@ def _funnel_row(choice: FunnelChoice, plan: FunnelPlan, timed: bool) -> str:
     if timed:
         cells.append(digits.MISSING if choice.seconds is None else f"{1e3 * choice.seconds:.3g}")
     mark = " (chosen)" if chosen else ""
-    words = f"<td>{escape(stages(choice.dims, choice.shortlists))}{mark}</td>"
-    head = f'<th scope="row"><data value="{choice.recall!r}">{digits.number(choice.recall, 2)}</data></th>'
+    steps = " \N{RIGHTWARDS ARROW} ".join(f"{m}: {k:,}" for m, k in zip(choice.dims, choice.shortlists, strict=True))
+    words = f'<td class="words">{steps}{mark}</td>'
+    head = f'<th scope="row"><data value="{choice.recall!r}">{digits.number(choice.recall, 1)}</data></th>'
     return f"<tr{chosen}>{head}{''.join(f'<td>{c}</td>' for c in cells)}{words}</tr>"

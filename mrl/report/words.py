@@ -11,12 +11,12 @@ METHOD_WORDS = {
     "prefix": "prefix",
     "pca": "PCA",
     "random": "random coordinates",
-    "unnormalized": "prefix, not normalised",
+    "unnormalized": "unnormalised prefix",
     "last": "last coordinates",
-    "int8": "prefix in int8",
-    "binary": "prefix in bits",
-    "rotation": "rotation, then prefix",
-    "adaptor": "adaptor, then prefix",
+    "int8": "int8 prefix",
+    "binary": "binary prefix",
+    "rotation": "rotated prefix",
+    "adaptor": "adapted prefix",
 }
 
 METRICS = (
