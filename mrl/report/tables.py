@@ -140,7 +140,7 @@ def _row(name: str, cells: Sequence[str]) -> str:
 
 
 def _head(metric: str, k: int) -> str:
-    return metric_label(metric, k) + (", %" if in_percent(metric) else "")
+    return metric_label(metric, k) + (",\N{NO-BREAK SPACE}%" if in_percent(metric) else "")
 
 
 def _figure(row: Sequence[object] | None, metric: str) -> str:
