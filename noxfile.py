@@ -120,7 +120,7 @@ def docs(session: nox.Session) -> None:
     install(session, "all", tools=(*TEST_TOOLS, *SENTENCE_TOOLS, *SITE_TOOLS))
     pytest(session, "tests/test_docs.py")
     # A link that leads nowhere, or a page that the navigation lacks, is an error.
-    session.run("mkdocs", "build", "--strict", "--quiet", env={"NO_MKDOCS_2_WARNING": "1"})
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
     session.log(f"{ROOT / 'site' / 'index.html'} is the first page")
 
 
