@@ -264,7 +264,7 @@ def test_contrast(hues) -> None:
         assert contrast(hues[text], hues[ground]) >= 4.5, (text, ground)
     for kind in KINDS:
         assert contrast(hues[kind], hues["ground"]) >= 3, kind
-    assert set(METHOD_WORDS) <= set(KINDS)
+    assert set(METHOD_WORDS) - {"full"} <= set(KINDS)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -280,7 +280,7 @@ def test_a_card_is_one_table(name, pages) -> None:
                 shown, low, high = digits.triple(row.value, row.low, row.high)
                 assert f"| {row.dim} | {shown} ({low} to {high}) |" in text
     for sentence in report.verdict if name != "long_words" else ():
-        assert sentence in text
+        assert text.count(sentence) == 1
 
 
 MEASURE = """

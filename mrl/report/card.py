@@ -48,7 +48,9 @@ def to_markdown(report: Report) -> str:
         lines.append(
             _line(row + ([digits.count(cost.bytes_per_vector) if cost else digits.MISSING] if weighed else []))
         )
-    parts = [_text(" ".join(report.verdict))] if report.verdict else []
+    known = {finding.text for finding in report.findings}  # they come below
+    said = " ".join(sentence for sentence in report.verdict if sentence not in known)
+    parts = [_text(said)] if said else []
     if sizes:
         parts.append("\n".join(lines))
     parts += [f"Note: {_text(finding.text)}" for finding in report.findings]

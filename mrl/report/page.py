@@ -14,11 +14,24 @@ from .panels import against_bytes, against_size, cascade_points, funnel_frontier
 from .style import css
 from .tables import cascade_table, cost_table, differences_table, funnel_table, metric_table, sizes_table
 from .values import Report
-from .words import COUNTED, data_label, in_percent, metric_label, metric_meaning
+from .words import (
+    COUNTED,
+    DEFINITIONS,
+    METHOD_WORDS,
+    QUIET,
+    data_label,
+    in_percent,
+    method_label,
+    metric_label,
+    metric_meaning,
+)
 
 QUESTION = "Can these embeddings be cut, to what size, and what does it cost?"
 TALL, SHORT = 330.0, 150.0
 """Pixels of a figure's height: alone, and among others."""
+
+LISTED = 48
+"""Entries of a list that the page has; of more it says how many."""
 
 NUMBER = r"[+\N{MINUS SIGN}-]?\d[\d,.]*(?: ?%)?"
 RANGE = re.compile(rf"\(({NUMBER} to {NUMBER}[^()]*)\)")
@@ -74,13 +87,15 @@ def _facts(report: Report) -> str:
     counts = [
         f"{digits.count(report.data[key])} {word}"
         for key, word in COUNTED.items()
-        if isinstance(report.data.get(key), int | float) and not isinstance(report.data[key], bool)
+        if isinstance(report.data.get(key), int) and report.data[key] > 0
     ]
     return f'<p class="facts">{"".join(f"<span>{escape(fact)}</span>" for fact in [*counts, f"k = {report.k}"])}</p>'
 
 
 def _verdict(report: Report) -> str:
-    lead, *rest = report.verdict or ("Nothing could be measured.",)
+    known = {finding.text for finding in report.findings}  # they have a place of their own
+    said = [sentence for sentence in report.verdict if sentence not in known]
+    lead, *rest = said or ["Nothing could be measured."]
     more = "".join(f"<li>{_sentence(one)}</li>" for one in rest)
     return (
         f'<section class="verdict" aria-labelledby="verdict"><h2 id="verdict">{QUESTION}</h2>'
@@ -96,9 +111,9 @@ def _sentence(text: str) -> str:
 
 
 def _findings(report: Report) -> str:
-    if not report.findings:
+    items = "".join(f"<li>{_sentence(one.text)}</li>" for one in report.findings if one.name not in QUIET)
+    if not items:
         return ""
-    items = "".join(f"<li>{_sentence(finding.text)}</li>" for finding in report.findings)
     return (
         '<section class="findings" aria-labelledby="findings"><h2 id="findings">Know this first</h2>'
         f"<ul>{items}</ul></section>"
@@ -218,11 +233,19 @@ def _numbers(report: Report) -> Section:
 
 
 def _data(report: Report) -> Section:
+    quiet = "".join(f'<p class="note-text">{_sentence(one.text)}</p>' for one in report.findings if one.name in QUIET)
     entries = {"k": report.k, "sizes": list(report.sizes)} | report.data
-    items = "".join(
-        f"<dt>{escape(data_label(key))}</dt><dd>{escape(_plain(value))}</dd>" for key, value in entries.items()
-    )
-    return "method", "How it was measured", f"<dl>{items}</dl>"
+    defined = entries.pop(DEFINITIONS, None)
+    words = _terms({data_label(key): _plain(value) for key, value in entries.items()})
+    if isinstance(defined, dict):
+        methods = {method_label(key) if key in METHOD_WORDS else metric_label(key, report.k): key for key in defined}
+        words += "<h3>What the names mean</h3>" + _terms({name: str(defined[key]) for name, key in methods.items()})
+    return "method", "How it was measured", quiet + words
+
+
+def _terms(entries: dict[str, str]) -> str:
+    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in entries.items())
+    return f"<dl>{items}</dl>"
 
 
 def _level(report: Report) -> str:
@@ -247,5 +270,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return "; ".join(f"{data_label(str(key))}: {_plain(inner)}" for key, inner in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) > LISTED:
+            return f"{len(value):,}, which report.json lists"
         return ", ".join(_plain(inner) for inner in value)
     return str(value)

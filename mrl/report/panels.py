@@ -46,7 +46,7 @@ def against_size(
 def against_bytes(report: Report, metric: str, name: str, height: float) -> tuple[str, str] | None:
     """The figure of a metric against the bytes of a vector, where prefixes are stored in more ways than one."""
     cells, label, percent = cells_of(report, metric), metric_label(metric, report.k), in_percent(metric)
-    series = []
+    series, kind = [], str(report.data.get("dtype", ""))
     for method in ("prefix", "int8", "binary"):
         pairs = [(cost_of(report, method, dim), cells.get((method, dim))) for dim in sizes_of(cells)]
         points = tuple(
@@ -61,7 +61,7 @@ def against_bytes(report: Report, metric: str, name: str, height: float) -> tupl
             if cost and row
         )
         if points:
-            label_of = "float32 prefix" if method == "prefix" else method_label(method)
+            label_of = f"{kind} prefix".strip() if method == "prefix" else method_label(method)
             series.append(Series(label_of, STYLES[method], points, band=method == "prefix"))
     if len(series) < 2:
         return None

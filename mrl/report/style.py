@@ -163,6 +163,7 @@ summary{padding:.75rem 0;cursor:pointer;font-weight:600}
 summary span{display:block;font-weight:400;color:var(--soft);font-size:.875rem;margin-left:1.05rem}
 details[open]{padding-bottom:1.25rem}
 .stack{margin-top:1rem}
+dl+h3{margin-top:2rem}
 dl{margin-top:1rem;display:grid;grid-template-columns:1fr;max-width:44rem}
 dt{font-weight:600;font-size:.9375rem;padding-top:.625rem;border-top:1px solid var(--rule)}
 dd{margin:0;padding-bottom:.625rem;color:var(--soft)}

@@ -17,6 +17,7 @@ METHOD_WORDS = {
     "binary": "binary prefix",
     "rotation": "rotated prefix",
     "adaptor": "adapted prefix",
+    "full": "full width",
 }
 
 METRICS = (
@@ -36,7 +37,7 @@ METRIC_WORDS = {
     "recall_at_k": ("recall@{k}", "how many of the {k} nearest neighbours at full width are still found"),
     "rank_correlation": (
         "rank correlation",
-        "how well the order of similarities at full width is kept (Spearman; 1 is all)",
+        "how well the order of scores at full width is kept; 1 is all of it",
     ),
     "nn_accuracy": ("1-NN accuracy", "how often the nearest neighbour has the right label"),
     "linear_accuracy": ("linear accuracy", "how often a linear classifier is right on rows that it was not fitted on"),
@@ -52,7 +53,32 @@ METRIC_WORDS = {
 PLAIN = {"rank_correlation"}
 """Metrics that are numbers and no shares: they are not shown in percent."""
 
-DATA_WORDS = {"k": "k", "seed": "random seed", "rows": "rows", "width": "dimensions at full width"}
+DATA_WORDS = {
+    "rows": "rows given",
+    "rows_left_out": "of these left out, with NaN or infinity",
+    "rows_searched": "rows searched",
+    "width": "dimensions at full width",
+    "dtype": "number format",
+    "metric": "similarity",
+    "queries": "queries asked",
+    "queries_given": "queries given",
+    "queries_left_out": "of these left out, with NaN or infinity",
+    "query_rows": "rows that were queries",
+    "labelled_queries": "queries with a label",
+    "rows_fitted": "rows that classifiers were fitted on",
+    "rows_held_out": "rows that they were measured on",
+    "duplicates": "rows equal to an earlier one",
+    "constant_dims": "dimensions that are the same in all rows",
+    "seed": "seed of all draws",
+    "sample": "queries asked for",
+    "confidence_level": "level of the intervals",
+    "price": "price of a gigabyte of memory",
+    "backend": "computed with",
+}
+DEFINITIONS = "definitions"
+"""The entry of ``Report.data`` that says what methods and metrics are."""
+QUIET = {"rows_as_queries", "sampled_queries"}
+"""Findings that belong to how it was measured, and warn of nothing."""
 COUNTED = {"rows": "rows", "queries": "queries", "classes": "classes", "width": "dimensions"}
 """Counts of ``Report.data`` that the head of the page has, if they are there."""
 
