@@ -40,6 +40,8 @@ def triple(value: float, low: float, high: float, percent: bool = True) -> tuple
     """A figure and the ends of its interval with the same digits, in percent or as it is."""
     scale = 100.0 if percent else 1.0
     digits = decimals(low, high, scale)
+    if low == high and not percent and abs(value) > 1:
+        digits = int(value != round(value))
     while digits < MOST and any(
         math.isfinite(x) and _claims_too_much(x, round(scale * x, digits) / scale) for x in (value, low, high)
     ):

@@ -103,8 +103,8 @@ main>section{margin-top:2.75rem}
 .findings li{padding-left:.2rem}
 .findings li+li{margin-top:.5rem}
 .findings li::marker{color:var(--warn)}
-nav{margin-top:2rem;font-size:.9375rem}
-nav ul{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:.25rem 1.25rem}
+nav{margin-top:2rem;font-size:.875rem}
+nav ul{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:.25rem 1.125rem}
 nav a{display:inline-block;padding:.3rem 0}
 .note-text{color:var(--soft);max-width:42rem;margin-top:.375rem}
 figure{margin-top:1.25rem}
