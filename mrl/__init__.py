@@ -40,6 +40,7 @@ from .porting import (
     write_head,
     write_matryoshka_card,
 )
+from .report import Report, report
 from .retrieval import (
     Database,
     FunnelChoice,
@@ -70,6 +71,7 @@ __all__ = [
     "NestedHead",
     "NestedLoss",
     "Nesting",
+    "Report",
     "SavedHead",
     "SearchResult",
     "TiedHead",
@@ -97,6 +99,7 @@ __all__ = [
     "read_head",
     "read_matryoshka_card",
     "register",
+    "report",
     "rerank",
     "save_database",
     "save_head",

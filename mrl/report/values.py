@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from ..cascade.curve import CurvePoint
@@ -107,3 +108,33 @@ class Report:
     funnel: FunnelPlan | None = None
     cascade: tuple[CurvePoint, ...] = field(default=(), repr=False)
     title: str = "embeddings"
+
+    def to_json(self) -> str:
+        """The report as JSON, which :meth:`from_json` reads."""
+        return str(_form("stored").to_json(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """The report that :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: the text is no such report; the message says why.
+        """
+        found: Report = _form("stored").from_json(text)
+        return found
+
+    def to_html(self) -> str:
+        """The report as one page, which needs nothing beside it."""
+        return str(_form("page").to_html(self))
+
+    def to_markdown(self) -> str:
+        """The table of a model card."""
+        return str(_form("card").to_markdown(self))
+
+    def __str__(self) -> str:
+        return str(_form("text").to_text(self))
+
+
+def _form(name: str) -> Any:
+    """A module that makes something of a report: it knows what a report is, so it is no import of this one."""
+    return import_module(f"{__package__}.{name}")

@@ -1,0 +1,83 @@
+"""Figures a query to figures with intervals, and to differences of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .ranking import Measured
+from .resampling import Bootstrap
+from .values import METHODS, ReportDifference, ReportRow
+
+ORDER = (
+    "recall_at_k",
+    "rank_correlation",
+    "nn_accuracy",
+    "linear_accuracy",
+    "fewshot_accuracy_1",
+    "fewshot_accuracy_5",
+    "fewshot_accuracy_10",
+    "rare_accuracy",
+    "precision_at_k",
+    "map_at_k",
+    "ndcg_at_k",
+)
+
+FULL = "full"
+"""What the prefix at the full width is called, where it is taken off a smaller one."""
+
+
+def rows_of(
+    measured: Measured, sizes: Sequence[int], bootstrap: Bootstrap
+) -> tuple[tuple[ReportRow, ...], tuple[ReportDifference, ...]]:
+    """All figures, by metric, method and size; and of each metric the prefix less other methods, and less itself."""
+    rows: list[ReportRow] = []
+    differences: list[ReportDifference] = []
+    for metric in ORDER:
+        places = [(name, m) for name in METHODS for m in sizes if (name, m, metric) in measured]
+        values = {place: np.atleast_2d(measured[*place, metric].T).T for place in places}
+        known = {place: ~np.isnan(found).any(1) for place, found in values.items()}
+        if not places or not any(where.any() for where in known.values()):
+            continue
+        lowest = -1.0 if metric == "rank_correlation" else 0.0
+        episodes = values[places[0]].shape[1]
+        # The same queries for all: one that has no figure somewhere is left out where it has none.
+        for where, group in grouped({place: known[place] for place in places}):
+            if not where.any():
+                continue
+            block = np.concatenate([values[place][where] for place in group], 1)
+            ends = bootstrap.of(block, lowest, 1.0, episodes=episodes)
+            rows += [ReportRow(*place, metric, *each) for place, each in zip(group, plain(ends), strict=True)]
+        pairs = [(("prefix", m), (name, m), name) for name in METHODS[1:] for m in sizes]
+        pairs += [(("prefix", m), ("prefix", sizes[-1]), FULL) for m in sizes[:-1]]
+        pairs = [pair for pair in pairs if pair[0] in known and pair[1] in known]
+        both = {(name, one[1]): known[one] & known[other] for one, other, name in pairs}
+        parts = {(name, one[1]): (one, other) for one, other, name in pairs}
+        for where, group in grouped(both):
+            if not where.any():
+                continue
+            block = np.concatenate([(values[parts[g][0]] - values[parts[g][1]])[where] for g in group], 1)
+            ends = bootstrap.of(block, lowest - 1.0, 1.0 - lowest, episodes=episodes)
+            differences += [
+                ReportDifference(*place, metric, *each) for place, each in zip(group, plain(ends), strict=True)
+            ]
+    ranks = {name: i for i, name in enumerate((*METHODS, FULL))}
+    rows.sort(key=lambda row: (ORDER.index(row.metric), ranks[row.method], row.dim))
+    differences.sort(key=lambda row: (ORDER.index(row.metric), ranks[row.method], row.dim))
+    return tuple(rows), tuple(differences)
+
+
+def grouped(
+    known: dict[tuple[str, int], NDArray[np.bool_]],
+) -> list[tuple[NDArray[np.bool_], list[tuple[str, int]]]]:
+    """Places by the queries that have a figure there."""
+    groups: dict[bytes, tuple[NDArray[np.bool_], list[tuple[str, int]]]] = {}
+    for place, where in known.items():
+        groups.setdefault(where.tobytes(), (where, []))[1].append(place)
+    return list(groups.values())
+
+
+def plain(ends: tuple[NDArray[np.float64], ...]) -> list[tuple[float, ...]]:
+    return [tuple(float(end) for end in each) for each in zip(*ends, strict=True)]
