@@ -107,7 +107,7 @@ nav{margin-top:2rem;font-size:.875rem}
 nav ul{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:.25rem 1.125rem}
 nav a{display:inline-block;padding:.3rem 0}
 .note-text{color:var(--soft);max-width:42rem;margin-top:.375rem}
-figure{margin-top:1.25rem}
+figure{margin-top:1.25rem;display:flow-root}
 figcaption{color:var(--soft);font-size:.875rem;margin-top:.25rem;max-width:42rem}
 .legend{list-style:none;padding:0;margin:1rem 0 0;display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;font-size:.875rem}
 .legend li{display:flex;align-items:center;gap:.45rem}
@@ -191,7 +191,7 @@ body{font-size:10.5pt}
 header{padding-top:0}
 .findings{border:1px solid var(--warn)}
 figure,tr,.verdict li,.findings{break-inside:avoid}
-h2,h3,summary{break-after:avoid}
+h2,h3,summary,caption,thead{break-after:avoid}
 .scroll{overflow:visible}
 details::details-content{content-visibility:visible;display:block;block-size:auto}
 th,td{padding:.25rem .4rem;white-space:normal}
