@@ -143,7 +143,7 @@ def measure_classes(parts: Parts, ways: Sequence[Way], sizes: Sequence[int], see
 
 
 def cut(x: Float, m: int, way: Way) -> Float:
-    return unit_rows(x[:, :m]) if way.metric == "cosine" else np.ascontiguousarray(x[:, :m])
+    return unit_rows(x[:, :m]) if way.means == "cosine" else np.ascontiguousarray(x[:, :m])
 
 
 def at_size(
@@ -154,12 +154,12 @@ def at_size(
     for shots, drawn in draws.items():
         means = np.stack([x[places].mean(1) for _, places in drawn], 1)  # (E, classes, m)
         names = np.array([name for name, _ in drawn])
-        told = names[nearest_mean(y, means, way.metric)]
+        told = names[nearest_mean(y, means, way.means)]
         found[f"fewshot_accuracy_{shots}"] = (told == parts.labels[:, None]).astype(np.float64)
     if parts.rare.any():
         present, _, means = class_means(x, parts.fitted_labels)
         rare = parts.rare[parts.labels]
-        told = present[nearest_mean(y, means.astype(np.float32), way.metric)]
+        told = present[nearest_mean(y, means.astype(np.float32), way.means)]
         found["rare_accuracy"] = np.where(rare, told == parts.labels, np.nan)
     return found
 

@@ -11,7 +11,8 @@ DEFINITIONS = {
     "last": "the last m dimensions, normalised again",
     "int8": "the first m dimensions of rows of unit length, each rounded to 255 steps up to the largest absolute value "
     "of its dimension among at most 20,000 rows; queries, too; cosine",
-    "binary": "the signs of the first m dimensions, of queries too; cosine of signs, which is 1 - 2 Hamming / m",
+    "binary": "the signs of the first m dimensions, 1 above 0 and else -1, of queries too; by their product, "
+    "m - 2 Hamming",
     "rotation": "the first m dimensions of what the given rotation makes of a row, normalised again",
     "adaptor": "the first m dimensions of what the given adaptor makes of a row, normalised again",
     "recall_at_k": "share of the k nearest rows at the full width that are among the k nearest at m",

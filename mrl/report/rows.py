@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from .planning import ONLY_CUT
 from .ranking import Measured
 from .resampling import Bootstrap
 from .values import METHODS, ReportDifference, ReportRow
@@ -24,6 +25,9 @@ ORDER = (
     "map_at_k",
     "ndcg_at_k",
 )
+
+CERTAIN = ("recall_at_k", "rank_correlation")
+"""Of the full width these are 1 by definition, and not by what was seen."""
 
 FULL = "full"
 """What the prefix at the full width is called, where it is taken off a smaller one."""
@@ -49,7 +53,8 @@ def rows_of(
                 continue
             block = np.concatenate([values[place][where] for place in group], 1)
             ends = bootstrap.of(block, lowest, 1.0, episodes=episodes)
-            rows += [ReportRow(*place, metric, *each) for place, each in zip(group, plain(ends), strict=True)]
+            found = zip(group, plain(ends), strict=True)
+            rows += [ReportRow(*place, metric, *certain(place, metric, sizes[-1], each)) for place, each in found]
         pairs = [(("prefix", m), (name, m), name) for name in METHODS[1:] for m in sizes]
         pairs += [(("prefix", m), ("prefix", sizes[-1]), FULL) for m in sizes[:-1]]
         pairs = [pair for pair in pairs if pair[0] in known and pair[1] in known]
@@ -60,13 +65,24 @@ def rows_of(
                 continue
             block = np.concatenate([(values[parts[g][0]] - values[parts[g][1]])[where] for g in group], 1)
             ends = bootstrap.of(block, lowest - 1.0, 1.0 - lowest, episodes=episodes)
+            found = zip(group, plain(ends), strict=True)
             differences += [
-                ReportDifference(*place, metric, *each) for place, each in zip(group, plain(ends), strict=True)
+                ReportDifference(*place, metric, *((0.0, 0.0, 0.0) if is_full(place, sizes[-1]) else each))
+                for place, each in found
             ]
     ranks = {name: i for i, name in enumerate((*METHODS, FULL))}
     rows.sort(key=lambda row: (ORDER.index(row.metric), ranks[row.method], row.dim))
     differences.sort(key=lambda row: (ORDER.index(row.metric), ranks[row.method], row.dim))
     return tuple(rows), tuple(differences)
+
+
+def is_full(place: tuple[str, int], width: int) -> bool:
+    """Whether a method and size is the full width itself, in another order."""
+    return place[1] == width and place[0] in ("prefix", *ONLY_CUT)
+
+
+def certain(place: tuple[str, int], metric: str, width: int, ends: tuple[float, ...]) -> tuple[float, ...]:
+    return (1.0, 1.0, 1.0) if metric in CERTAIN and is_full(place, width) else ends
 
 
 def grouped(

@@ -24,12 +24,14 @@ class Way(NamedTuple):
         name: one of :data:`METHODS`.
         turn: rows ``(n, D)`` to ``(n, D')``; queries too.
         metric: by which the first dimensions of what comes are compared.
+        means: by which they are compared with the means of classes.
         exact: whether at the full width it is the full width.
     """
 
     name: str
     turn: Callable[[Float], Float]
     metric: str
+    means: str
     exact: bool
 
 
@@ -41,19 +43,19 @@ def ways_of(rows: Float, metric: str, seed: int, transforms: Mapping[str, Any]) 
     order = np.random.default_rng(seed).permutation(width)
     scale = steps(unit(rows))
     ways = [
-        Way("prefix", as_it_is, metric, True),
-        Way("pca", lambda x: x @ axes, metric, True),
-        Way("random", lambda x: x[:, order], metric, True),
-        Way("unnormalized", unit_rows, "dot", True),
-        Way("last", lambda x: x[:, ::-1], metric, True),
-        Way("int8", lambda x: rounded(unit(x), scale), metric, False),
-        Way("binary", signs, "cosine", False),
+        Way("prefix", as_it_is, metric, metric, True),
+        Way("pca", lambda x: x @ axes, metric, metric, True),
+        Way("random", lambda x: x[:, order], metric, metric, True),
+        Way("unnormalized", unit_rows, "dot", "dot", True),
+        Way("last", lambda x: x[:, ::-1], metric, metric, True),
+        Way("int8", lambda x: rounded(unit(x), scale), metric, metric, False),
+        Way("binary", signs, "dot", "cosine", False),
     ]
     if metric != "cosine":  # nothing is normalised, so that nothing is left out
         ways = [way for way in ways if way.name != "unnormalized"]
     for name in METHODS:
         if name in transforms:
-            ways.append(Way(name, checked(name, transforms[name]), metric, False))
+            ways.append(Way(name, checked(name, transforms[name]), metric, metric, False))
     return ways
 
 
@@ -99,7 +101,7 @@ def rounded(x: Float, step: Float) -> Float:
 
 
 def signs(x: Float) -> Float:
-    """1 where a number is above 0, else -1: the cosine of such rows is ``1 - 2 hamming / m``."""
+    """1 where a number is above 0, else -1: such rows have the product ``m - 2 hamming``, exactly: ties are ties."""
     found: Float = np.where(x > 0, np.float32(1), np.float32(-1))
     return found
 
