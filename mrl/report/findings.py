@@ -28,7 +28,7 @@ def find_zeros(scan: Scan) -> Finding | None:
     lost = int(np.count_nonzero(scan.norms[scan.finite] <= 1e-12))
     if not lost:
         return None
-    return Finding("zeros", f"{lost:,} of {len(scan.finite):,} rows are all zeros and have no direction.")
+    return Finding("zeros", f"{lost:,} of {np.count_nonzero(scan.finite):,} rows are all zeros and have no direction.")
 
 
 def find_lengths(scan: Scan) -> Finding | None:
@@ -47,9 +47,10 @@ def find_lengths(scan: Scan) -> Finding | None:
 def find_duplicates(scan: Scan) -> Finding | None:
     if not scan.repeated:
         return None
+    usable = np.count_nonzero(scan.finite)
     return Finding(
         "duplicates",
-        f"{scan.equal:,} of {len(scan.finite):,} rows are equal to another: {scan.repeated:,} are duplicates, which "
+        f"{scan.equal:,} of {usable:,} rows are equal to another: {scan.repeated:,} are duplicates, which "
         "are each other's nearest neighbours at every size.",
     )
 

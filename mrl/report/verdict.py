@@ -17,6 +17,10 @@ SAFE = 0.9
 GAIN = 0.01
 """A difference that matters: one point."""
 
+NESTED = 0.05
+"""What prefixes gain over other coordinates at some size, where they are trained to; one draw of them may be a bad one
+by less."""
+
 TELLING = 0.01
 """An interval that is longer leaves something untold."""
 
@@ -147,16 +151,15 @@ def say_untold(f: Figures) -> str | None:
 
 
 def say_not_nested(f: Figures) -> str | None:
-    """That the first dimensions are no better than others: at no size surely by two points, and at none by five."""
+    """That the first dimensions are no better than others: nowhere surely by five points, nowhere perhaps by ten."""
     found = []
     for m in f.smaller:
         others = [(f.less(name, m), f.row(m, name)) for name in ("random", "last")]
         known = [(less, row) for less, row in others if less is not None and row is not None]
         if len(known) < 2:
             return None
-        # The better of both: one draw of coordinates may be a bad one.
         less, row = min(known, key=lambda pair: pair[0].value)
-        if less.low > 2 * GAIN or less.high > 5 * GAIN:
+        if less.low > NESTED or less.high > 2 * NESTED:
             return None
         found.append((m, row))
     if not found:
