@@ -84,12 +84,16 @@ def vectors(name: str, array: Any) -> tuple[Array, str]:
 
 def classes_of(name: str, labels: Any, count: int, beside: str) -> tuple[NDArray[np.int64], Array]:
     """The code of every label, and the names that the codes have."""
-    found = labels if isinstance(labels, (list, tuple)) else host(name, labels)
-    found = np.asarray(found)
+    if isinstance(labels, (list, tuple)):
+        found = np.empty(len(labels), object)
+        found[:] = labels
+    else:
+        found = np.asarray(host(name, labels))
     if found.dtype == object:
         kinds = {type(label) for label in found.reshape(-1).tolist()}
-        if not kinds <= {str} and not kinds <= {int, bool}:
-            raise TypeError(f"{name}: expected integers or strings, got objects; give one kind of label")
+        words = {kind.__name__ for kind in kinds}
+        if not kinds <= {str} and not all(issubclass(kind, (int, np.integer)) for kind in kinds):
+            raise TypeError(f"{name}: expected integers or strings, got {sorted(words)}; give labels of one kind")
         found = found.astype(str if kinds <= {str} else np.int64)
     if found.ndim != 1 or len(found) != count:
         raise ValueError(
@@ -101,6 +105,11 @@ def classes_of(name: str, labels: Any, count: int, beside: str) -> tuple[NDArray
         raise TypeError(f"{name}: expected integers or strings, got {found.dtype}; give classes, not measurements")
     names, codes = np.unique(found, return_inverse=True)
     return codes.reshape(-1).astype(np.int64), names
+
+
+def check_classes(count: int) -> None:
+    if count < 2:
+        raise ValueError(f"labels: expected at least 2 classes, got {count}; give labels that differ, or none")
 
 
 def host(name: str, array: Any) -> Array:

@@ -130,6 +130,8 @@ def report(
     if len(rows) < least:
         raise ValueError(f"embeddings: expected at least {least} finite rows for k={k}, got {len(rows)}; ask for fewer")
     codes = classes_left(given.labels, kept)
+    if codes is not None:
+        arguments.check_classes(len(np.unique(codes)))
     asked = draw_queries(given, of_queries, rows, codes, planned.queries, seed)
 
     rng = np.random.default_rng([seed, 2])
