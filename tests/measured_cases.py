@@ -3,7 +3,7 @@
 import numpy as np
 
 import mrl
-from mrl.report.verdict import Figures
+from mrl.report.named import Figures
 
 DIMS = (8, 16)
 

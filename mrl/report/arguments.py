@@ -13,6 +13,7 @@ from .. import checks
 from ..dispatch import backend_named, backend_of, unwrap
 from ..nesting import Nesting
 from ..retrieval.prepared import METRICS
+from .placing import Place
 from .planning import plan_sizes
 
 Array = NDArray[Any]
@@ -27,7 +28,7 @@ class Given(NamedTuple):
     queries: Array | None
     query_labels: NDArray[np.int64] | None
     relevant: NDArray[np.int64] | None
-    backend: str
+    place: Place
 
 
 def take(
@@ -37,15 +38,13 @@ def take(
     rows, found = vectors("embeddings", embeddings)
     if len(rows) < 2:
         raise ValueError(f"embeddings: expected at least 2 rows, got {len(rows)}; give more")
-    name = found if backend is None else backend
-    backend_named(name)
+    device = embeddings.device if found == "torch" and backend in (None, found) else None
+    place = Place(found if backend is None else backend, device)
+    backend_named(place.backend)
     codes, names = None, np.empty(0)
     if labels is not None:
         codes, names = classes_of("labels", labels, len(rows), "embeddings")
-        if len(names) < 2:
-            raise ValueError(
-                f"labels: expected at least 2 classes, got 1: all are {names[0]!s:.40}; give others, or none"
-            )
+        check_classes(len(names))
     asked = own = wanted = None
     if queries is not None:
         asked = vectors("queries", queries)[0]
@@ -65,7 +64,7 @@ def take(
     if k > len(rows) - (asked is None):
         beside = " beside the query itself" if asked is None else ""
         raise ValueError(f"k: expected at most {len(rows) - (asked is None)}, the rows{beside}, got {k}; ask for fewer")
-    return Given(rows, codes, len(names), asked, own, wanted, name)
+    return Given(rows, codes, len(names), asked, own, wanted, place)
 
 
 def vectors(name: str, array: Any) -> tuple[Array, str]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .neighbours import Place
+from .neighbours import Method
 from .ranking import Measured
 from .source import Float, Rows
 from .ways import Way, unit_rows
@@ -164,7 +164,7 @@ def at_size(
     return found
 
 
-def heads_of(parts: Parts, way: Way, sizes: Sequence[int]) -> dict[Place, Float]:
+def heads_of(parts: Parts, way: Way, sizes: Sequence[int]) -> dict[Method, Float]:
     """The logits ``(n, C)`` of the held-out rows by the heads of each size of one way."""
     found = {}
     fitted, held_out = way.turn(parts.fitted), way.turn(parts.held_out)

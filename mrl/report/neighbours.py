@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..porting import convert
 from ..retrieval import search
+from .placing import Place
 from .source import Float, Rows, Track
 from .ways import Way, unit_rows
 
 Indices = NDArray[np.int64]
-Place = tuple[str, int]
+Method = tuple[str, int]
 """A method and a size."""
 
 
@@ -44,21 +44,21 @@ def nearest(
     sizes: Sequence[int],
     *,
     k: int,
-    backend: str,
+    place: Place,
     track: Track = iter,
-) -> dict[Place, Indices]:
+) -> dict[Method, Indices]:
     """``(Q, k)`` positions for every method and size: those of a search through all rows, without a query itself."""
-    turned = {way.name: moved(way.turn(queries.vectors), backend) for way in ways}
-    found: dict[Place, tuple[Float, Indices]] = {}
+    turned = {way.name: place.moved(way.turn(queries.vectors)) for way in ways}
+    found: dict[Method, tuple[Float, Indices]] = {}
     for start, x in rows.chunks(track):
         for way in ways:
-            y = moved(way.turn(x), backend)
+            y = place.moved(way.turn(x))
             for m in searched(way, sizes, y.shape[1]):
                 best = search(turned[way.name], y, k=min(k + 1, len(x)), dim=m, metric=way.metric)
-                scores, indices = (brought(array, backend) for array in best)
+                scores, indices = (place.brought(array) for array in best)
                 indices = np.where(indices >= 0, indices.astype(np.int64) + start, -1)
                 found[way.name, m] = merged(found.get((way.name, m)), scores, indices, k + 1)
-    nearest = {place: without_own(indices, queries.own, k) for place, (_, indices) in found.items()}
+    nearest = {method: without_own(indices, queries.own, k) for method, (_, indices) in found.items()}
     width = sizes[-1]
     for way in ways:
         if way.exact and (way.name, width) not in nearest:
@@ -69,14 +69,6 @@ def nearest(
 def searched(way: Way, sizes: Sequence[int], width: int) -> list[int]:
     """The sizes that a method is searched at: not the full one, where it is the prefix again."""
     return [m for m in sizes if m <= width and not (way.exact and way.name != "prefix" and m == sizes[-1])]
-
-
-def moved(x: Float, backend: str) -> Any:
-    return x if backend == "numpy" else convert(np.ascontiguousarray(x), backend)
-
-
-def brought(array: Any, backend: str) -> NDArray[Any]:
-    return np.asarray(array if backend == "numpy" else convert(array, "numpy"))
 
 
 def merged(before: tuple[Float, Indices] | None, scores: Float, indices: Indices, k: int) -> tuple[Float, Indices]:
@@ -109,10 +101,10 @@ def pools(count: int, own: Indices, size: int, seed: int) -> Indices:
 
 def correlations(
     rows: Rows, queries: Queries, pool: Indices, ways: Sequence[Way], sizes: Sequence[int]
-) -> dict[Place, NDArray[np.float64]]:
+) -> dict[Method, NDArray[np.float64]]:
     """Kendall's tau-b of a query's scores of its pool and those at the full width, for every method and size."""
     count, size = pool.shape
-    found: dict[Place, list[NDArray[np.float64]]] = {}
+    found: dict[Method, list[NDArray[np.float64]]] = {}
     step = max(1, 8192 // max(1, size))
     for first in range(0, count, step):
         part = slice(first, first + step)
@@ -130,7 +122,7 @@ def correlations(
                 else:
                     tau = tau_b(truth, signs_of_pairs(scores_of(a[:, :m], b[:, :, :m], way.metric)))
                 found.setdefault((way.name, m), []).append(tau)
-    return {place: np.concatenate(parts) for place, parts in found.items()}
+    return {method: np.concatenate(parts) for method, parts in found.items()}
 
 
 def scores_of(q: Float, x: Float, metric: str) -> Float:

@@ -11,7 +11,7 @@ QUERIES = 1000
 FEWEST_QUERIES = 200
 """Before fewer queries are asked, fewer rows are searched."""
 
-WORK = 1e13
+WORK = 7e12
 """Multiply-adds of all searches together: minutes on two cores."""
 
 PER_SCORE = 150
@@ -34,9 +34,6 @@ FUNNEL_ROWS = 50_000
 
 POOL = 64
 """Rows whose order is compared for every query."""
-
-EPISODES = 20
-"""Draws of the examples of few-shot classes."""
 
 
 class Sample(NamedTuple):
@@ -69,7 +66,7 @@ def plan_sample(queries: int, rows: int, sizes: Sequence[int], methods: Sequence
         >>> plan_sample(10**5, 10**5, plan_sizes(384), METHODS[:7], None)
         Sample(queries=1000, rows=100000)
         >>> plan_sample(10**6, 10**6, plan_sizes(768), METHODS[:7], None)
-        Sample(queries=380, rows=1000000)
+        Sample(queries=420, rows=1000000)
         >>> plan_sample(10**8, 10**8, plan_sizes(768), METHODS[:7], None).queries
         200
     """
@@ -91,6 +88,17 @@ def plan_parts(rows: int) -> tuple[int, int]:
     """
     fitted = min(rows // 2, FIT_ROWS)
     return fitted, min(rows - fitted, HELD_OUT_ROWS)
+
+
+def plan_episodes(classes: int) -> int:
+    """Draws of the examples of few-shot classes.
+
+    Example:
+        >>> from mrl.report.planning import plan_episodes
+        >>> plan_episodes(45), plan_episodes(1000), plan_episodes(10**4)
+        (20, 5, 2)
+    """
+    return 20 if classes <= 100 else 5 if classes <= 1000 else 2
 
 
 def plan_chunk(width: int) -> int:

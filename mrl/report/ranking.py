@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..retrieval import metrics
-from .neighbours import Indices, Place, Queries
+from .neighbours import Indices, Method, Queries
 
 Float = NDArray[np.float64]
 Measured = dict[tuple[str, int, str], Float]
 """Figures a query by method, size and metric."""
 
 
-def measure_rankings(found: Mapping[Place, Indices], queries: Queries, labels: Indices | None, k: int) -> Measured:
+def measure_rankings(found: Mapping[Method, Indices], queries: Queries, labels: Indices | None, k: int) -> Measured:
     """Recall against the full width; against labels, or what is relevant, precision, mAP, nDCG and the nearest row.
 
     Args:
@@ -30,7 +30,7 @@ def measure_rankings(found: Mapping[Place, Indices], queries: Queries, labels: I
     asked = queries.asked
     for (method, m), indices in found.items():
 
-        def put(metric: str, values: Float, where: NDArray[np.bool_], at: Place = (method, m)) -> None:
+        def put(metric: str, values: Float, where: NDArray[np.bool_], at: Method = (method, m)) -> None:
             whole = none.copy()
             whole[where] = values
             measured[(*at, metric)] = whole

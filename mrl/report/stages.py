@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cascade import CascadePolicy, CurvePoint, cascade_curve, fit_cascade
+from ..cascade import CascadePolicy, CurvePoint, Interval, cascade_curve, fit_cascade
 from ..nesting import Nesting
-from ..retrieval import FunnelPlan, plan_funnel
-from .neighbours import Place, Queries, moved
+from ..retrieval import FunnelPlan, plan_funnel, search
+from ..retrieval.metrics import recall_at_k
+from .neighbours import Method, Queries
+from .placing import Place
 from .planning import FUNNEL_ROWS
+from .resampling import Bootstrap
 from .source import Float, Rows
 
 GOALS = (0.99, 0.95, 0.9)
-FUNNEL_QUERIES = 200
+FUNNEL_QUERIES = 600
 FEWEST = 40
-"""Queries below which nothing is planned: half of them choose, half of them measure."""
+"""Queries below which nothing is planned: a quarter of them chooses."""
 
 DROPS = (0.005, 0.02)
 """How much less accurate than the full width the policies of a curve may be where they are fitted."""
 
 
 def plan_stages(
-    rows: Rows, queries: Queries, sizes: Sequence[int], *, k: int, metric: str, backend: str, seed: int
+    rows: Rows,
+    queries: Queries,
+    sizes: Sequence[int],
+    *,
+    k: int,
+    metric: str,
+    place: Place,
+    bootstrap: Bootstrap,
 ) -> FunnelPlan | None:
     """The cheapest funnel for 99 % of the neighbours, or 95, or 90; of at most 50,000 rows.
 
-    A query that is a row would find itself: where queries are rows, a fifth of all at most are asked, and are no rows
-    of this search.
+    Half of the queries plan it; the others say what it finds, with the interval of all other figures. A query that is a
+    row would find itself: where queries are rows, a fifth of all at most are asked, and are no rows of this search.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([bootstrap.seed, 4])
     mine = np.flatnonzero(queries.asked)
     most = FUNNEL_QUERIES if (queries.own[mine] < 0).all() else min(FUNNEL_QUERIES, len(rows) // 5)
     mine = rng.permutation(mine)[:most]
@@ -40,17 +51,26 @@ def plan_stages(
         others = np.sort(rng.choice(others, FUNNEL_ROWS, replace=False))
     if len(mine) < FEWEST or len(others) < 2 * k or len(sizes) < 2:
         return None
-    asked, searched = moved(queries.vectors[mine], backend), moved(rows.take(others), backend)
+    searched = place.moved(rows.take(others))
+    planning, measuring = (place.moved(queries.vectors[part]) for part in np.array_split(mine, 2))
     for goal in GOALS:
         try:
-            return plan_funnel(asked, searched, sizes, k=k, recall=goal, seed=seed, stages=2, metric=metric)
+            plan = plan_funnel(
+                planning, searched, sizes, k=k, recall=goal, seed=bootstrap.seed, stages=2, metric=metric
+            )
         except ValueError:  # no funnel reaches that
             continue
+        found = place.brought(plan.search(measuring, searched).indices)
+        exact = place.brought(search(measuring, searched, k=k, metric=metric).indices)
+        kept = recall_at_k(found, exact, k, reduction="none")
+        whole = np.stack([kept, kept == 1], 1)
+        ends = [Interval(*(float(end) for end in each)) for each in zip(*bootstrap.of(whole, 0.0, 1.0), strict=True)]
+        return replace(plan, recall=ends[0], complete=ends[1], queries=len(kept))
     return None
 
 
 def curve_of(
-    logits: Mapping[Place, Float], labels: NDArray[np.int64], sizes: Sequence[int], *, level: float, seed: int
+    logits: Mapping[Method, Float], labels: NDArray[np.int64], sizes: Sequence[int], *, level: float, seed: int
 ) -> tuple[CurvePoint, ...]:
     """Cascades of the heads of all sizes: fitted on half of the held-out rows, measured on the other half.
 
@@ -72,7 +92,7 @@ def curve_of(
 
 
 def confidences(
-    logits: Mapping[Place, Float], labels: NDArray[np.int64], sizes: Sequence[int], part: NDArray[np.int64]
+    logits: Mapping[Method, Float], labels: NDArray[np.int64], sizes: Sequence[int], part: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The largest probability of each row at each size, and whether it is the right class."""
     levels = [logits["prefix", m][part].astype(np.float64) for m in sizes]
