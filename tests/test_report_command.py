@@ -73,6 +73,9 @@ BAD = {
     "mismatched": (["--labels", "short.npy"], "labels: expected shape (160,)"),
     "one class": (["--labels", "same.npy"], "labels: expected at least 2 classes"),
     "k": (["--k", "160"], "k: expected at most 159"),
+    "k of words": (["--k", "ten"], "--k: expected an integer, got 'ten'"),
+    "price of words": (["--price", "much"], "--price: expected a number"),
+    "metric": (["--metric", "angle"], "metric: expected one of"),
     "k of 0": (["--k", "0"], "k: expected"),
     "dims": (["--dims", "8,64"], "dims: expected at most 32"),
     "dims of words": (["--dims", "8,many"], "--dims: expected growing positive integers"),
@@ -109,6 +112,8 @@ def test_one_line_and_nothing_written(files, capsys, name: str) -> None:
 def test_neither_embeddings_nor_texts(files, capsys) -> None:
     assert main(["report", "--out", "out"]) == 2
     assert "got neither" in capsys.readouterr().err
+    assert main(["report", "--embeddings", "E.npy"]) == 2
+    assert "--out: expected a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stage", ["to_html", "to_markdown"])
@@ -201,7 +206,8 @@ def test_importing_mrl_imports_nothing_that_measures() -> None:
 def test_every_kind_of_file(files) -> None:
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     rows, y = np.load("E.npy"), np.load("y.npy")
-    parquet.write_table(pyarrow.table({"vector": list(rows), "kind": [f"kind {label}" for label in y]}), "E.parquet")
+    kinds = pyarrow.array([f"kind {label}" for label in y]).dictionary_encode()
+    parquet.write_table(pyarrow.table({"vector": list(rows), "kind": kinds}), "E.parquet")
     assert main(report("--labels", "E.parquet:kind", "--quiet", embeddings="E.parquet")) == 0
     one = json.loads((files / "out" / "report.json").read_text())["rows"]
     assert main(report("--labels", "y.npy", "--quiet")) == 0

@@ -78,7 +78,8 @@ def vectors(name: str, array: Any) -> tuple[Array, str]:
         raise TypeError(f"{name}: expected a dtype of {checks.FLOATING}, got {found.dtype}; cast it first")
     if found.ndim != 2 or found.shape[1] == 0:
         raise ValueError(f"{name}: expected shape (N, D) with D at least 1, got {found.shape}; give a row per vector")
-    return found, backend.__name__.rpartition(".")[2] if backend.__name__.startswith("mrl.") else "numpy"
+    home = str(getattr(backend, "__name__", ""))
+    return found, home.rpartition(".")[2] if home.startswith("mrl.backends.") else "numpy"
 
 
 def classes_of(name: str, labels: Any, count: int, beside: str) -> tuple[NDArray[np.int64], Array]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import checks
+from ..cascade.curve import CurvePoint
 from ..cascade.report import check_interval
 from ..heads import Array
 from ..retrieval.arguments import tracker
@@ -18,6 +19,7 @@ from .classes import heads_of, measure_classes, split
 from .costs import costs_of
 from .definitions import DEFINITIONS
 from .findings import findings_of, usable_rows
+from .named import Figures
 from .neighbours import Queries, correlations, nearest, pools
 from .planning import FIT_ROWS, POOL, plan_episodes, plan_parts, plan_sample
 from .ranking import measure_rankings
@@ -26,7 +28,7 @@ from .rows import rows_of
 from .source import Rows, Scan, scan
 from .stages import curve_of, plan_stages
 from .values import METHODS, Report
-from .verdict import Figures, verdict_of
+from .verdict import verdict_of
 from .ways import check_transforms, ways_of
 
 
@@ -67,7 +69,7 @@ def assemble(
     of_queries = None if given.queries is None else scan(given.queries)
     kept = usable_rows("embeddings", whole)
     usable = len(given.embeddings) if kept is None else len(kept)
-    among = usable if of_queries is None else len(given.queries) - int((~of_queries.finite).sum())
+    among = usable if of_queries is None else int(of_queries.finite.sum())
     names = [*METHODS[:7], *given_ways]
     planned = plan_sample(among, usable, sizes, names, wanted)
     if planned.rows < usable:
@@ -90,7 +92,8 @@ def assemble(
     pool = pools(len(rows), asked.own, POOL, seed)
     for (method, m), tau in correlations(rows, asked, pool, ways, sizes).items():
         measured[method, m, "rank_correlation"] = np.where(asked.asked, tau, np.nan)
-    curve, counts = (), (0, 0)
+    curve: tuple[CurvePoint, ...] = ()
+    counts = 0, 0
     if codes is not None:
         order = np.random.default_rng([seed, 3]).permutation(len(rows))
         counts = plan_parts(len(rows))

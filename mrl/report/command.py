@@ -28,25 +28,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--texts", metavar="texts.txt", help="a text a line, in place of --embeddings; with --model")
     parser.add_argument("--model", metavar="DIR", help="the folder of a sentence-transformers model for --texts")
     parser.add_argument("--dims", metavar="16,32,...", help="the sizes (default: powers of two, and the full width)")
-    parser.add_argument("--k", type=int, default=10, help="how many neighbours count (default: 10)")
-    parser.add_argument("--metric", choices=("cosine", "dot", "l2"), default="cosine", help="of the search")
-    parser.add_argument("--out", type=Path, required=True, help="folder for report.html, report.json and report.md")
+    parser.add_argument("--k", metavar="K", default="10", help="how many neighbours count (default: 10)")
+    parser.add_argument("--metric", metavar="M", default="cosine", help="cosine, dot or l2 (default: cosine)")
+    parser.add_argument("--out", metavar="DIR", help="folder for report.html, report.json and report.md")
     parser.add_argument("--backend", help="where to search, such as torch (default: numpy)")
-    parser.add_argument("--sample", type=int, help="how many queries to ask (default: 1000, fewer of many rows)")
-    parser.add_argument("--seed", type=int, default=0, help="of all draws (default: 0)")
-    parser.add_argument("--price", type=float, help="of a gigabyte of memory, in your currency (default: none)")
+    parser.add_argument("--sample", metavar="N", help="how many queries to ask (default: 1000, fewer of many rows)")
+    parser.add_argument("--seed", metavar="N", default="0", help="of all draws (default: 0)")
+    parser.add_argument("--price", metavar="P", help="of a gigabyte of memory, in your currency (default: none)")
     parser.add_argument("--title", help="the name of the data (default: that of the file)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars, no text")
 
 
 def run(given: argparse.Namespace) -> int:
     """Read, measure, render, and only then write."""
+    if given.out is None:
+        raise ValueError("--out: expected a folder for the report, got none; name one")
+    out = Path(given.out)
+    check_out(out)
     found = measure(given)
     pages = {"report.json": found.to_json(), "report.md": found.to_markdown(), "report.html": found.to_html()}
-    write_together(given.out, pages)
+    write_together(out, pages)
     if not given.quiet:
         print(*(f"- {sentence}" for sentence in found.verdict), sep="\n")
-        print(*(given.out / name for name in pages), sep="\n")
+        print(*(out / name for name in pages), sep="\n")
     return 0
 
 
@@ -56,14 +60,22 @@ def measure(given: argparse.Namespace) -> Report:
         raise ValueError(f"--embeddings: expected a file, or --texts with --model, got {both}; give one of them")
     if (given.texts is None) != (given.model is None):
         raise ValueError("--model: expected --texts and --model together, got one of them; give both")
-    check_out(given.out)
     dims = check_dims_text(given.dims)
+    numbers: dict[str, Any] = {
+        name: None if text is None else number(f"--{name}", text, kind)
+        for name, text, kind in (
+            ("k", given.k, int),
+            ("sample", given.sample, int),
+            ("seed", given.seed, int),
+            ("price", given.price, float),
+        )
+    }
     progress = not given.quiet and sys.stderr.isatty()
     if given.texts is None:
         embeddings: Any = read_array("--embeddings", given.embeddings)
     else:
         embeddings = encode(read_texts("--texts", given.texts), given.model, progress=progress)
-    optional = {
+    optional: dict[str, Any] = {
         name: None if path is None else read(f"--{name.replace('_', '-')}", path)
         for name, path, read in (
             ("labels", given.labels, read_labels),
@@ -75,16 +87,22 @@ def measure(given: argparse.Namespace) -> Report:
     return report(
         embeddings,
         **optional,
+        **numbers,
         dims=dims,
-        k=given.k,
         metric=given.metric,
-        price=given.price,
-        sample=given.sample,
-        seed=given.seed,
         backend=given.backend,
         progress=progress and has_tqdm(),
         title=given.title or Path(given.embeddings or given.texts).stem,
     )
+
+
+def number(option: str, text: str, kind: type[int] | type[float]) -> float:
+    """A number as a command line has it."""
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "an integer" if kind is int else "a number"
+        raise ValueError(f"{option}: expected {wanted}, got {text!r}; write it in digits") from None
 
 
 def has_tqdm() -> bool:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..porting import convert
+from ..porting.convert import convert
 
 
 class Place(NamedTuple):

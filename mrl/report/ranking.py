@@ -45,7 +45,7 @@ def measure_rankings(found: Mapping[Method, Indices], queries: Queries, labels: 
                 for name, function in MEASURES.items():
                     put(name, function(places, gains, k, reduction="none"), known)
         if queries.relevant is not None:
-            known = (queries.relevant >= 0).any(1)
+            known = np.asarray((queries.relevant >= 0).any(1))
             for name, function in MEASURES.items():
                 put(name, function(indices[known], queries.relevant[known], k, reduction="none"), known)
     return measured

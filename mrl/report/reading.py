@@ -115,6 +115,8 @@ def is_list(pyarrow: Any, kind: Any) -> bool:
 def of_column(pyarrow: Any, column: Any) -> Array:
     if column.null_count:
         raise ValueError(f"expected a value in every row, got {column.null_count} without; fill or drop them")
+    if pyarrow.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     if not is_list(pyarrow, column.type):
         return np.asarray(column.to_numpy(zero_copy_only=False))
     flat = column.flatten()

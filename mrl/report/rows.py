@@ -42,7 +42,7 @@ def rows_of(
     for metric in ORDER:
         places = [(name, m) for name in METHODS for m in sizes if (name, m, metric) in measured]
         values = {place: np.atleast_2d(measured[*place, metric].T).T for place in places}
-        known = {place: ~np.isnan(found).any(1) for place, found in values.items()}
+        known = {place: np.asarray(~np.isnan(found).any(1)) for place, found in values.items()}
         if not places or not any(where.any() for where in known.values()):
             continue
         lowest = -1.0 if metric == "rank_correlation" else 0.0
@@ -58,7 +58,7 @@ def rows_of(
         pairs = [(("prefix", m), (name, m), name) for name in METHODS[1:] for m in sizes]
         pairs += [(("prefix", m), ("prefix", sizes[-1]), FULL) for m in sizes[:-1]]
         pairs = [pair for pair in pairs if pair[0] in known and pair[1] in known]
-        both = {(name, one[1]): known[one] & known[other] for one, other, name in pairs}
+        both = {(name, one[1]): np.asarray(known[one] & known[other]) for one, other, name in pairs}
         parts = {(name, one[1]): (one, other) for one, other, name in pairs}
         for where, group in grouped(both):
             if not where.any():

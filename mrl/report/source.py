@@ -15,6 +15,10 @@ Float = NDArray[np.float32]
 Track = Callable[[Iterable[Any]], Iterable[Any]]
 
 
+SCATTERED = 2048
+"""Rows that are read from all over a file before its pages are let go."""
+
+
 class Rows:
     """Rows ``kept`` of embeddings, or all of them, in float32."""
 
@@ -30,9 +34,9 @@ class Rows:
         found = positions if self.kept is None else self.kept[positions]
         order = np.argsort(found, kind="stable")  # a file is read from its beginning to its end
         taken = np.empty((len(found), self.width), np.float32)
-        step = plan_chunk(self.width)
-        for start in range(0, len(order), step):
-            part = order[start : start + step]
+        # Around each row that is read the system maps more of the file, which counts until it is let go.
+        for start in range(0, len(order), SCATTERED):
+            part = order[start : start + SCATTERED]
             taken[part] = self.vectors[found[part]]
             let_go(self.vectors)
         return taken
