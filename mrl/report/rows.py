@@ -45,7 +45,8 @@ def rows_of(
         known = {place: np.asarray(~np.isnan(found).any(1)) for place, found in values.items()}
         if not places or not any(where.any() for where in known.values()):
             continue
-        lowest = -1.0 if metric == "rank_correlation" else 0.0
+        # Of a query that nobody asked; an order that has nothing to do with that of the full width has a tau of 0.
+        lowest = min(0.0, *(float(np.nanmin(found)) for place, found in values.items() if known[place].any()))
         episodes = values[places[0]].shape[1]
         # The same queries for all: one that has no figure somewhere is left out where it has none.
         for where, group in grouped({place: known[place] for place in places}):
