@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from measured_cases import DIMS, by_name, decaying, even, labelled, turned
+from measured_cases import DIMS, by_name, decaying, even, halved, labelled, turned
 
 import mrl
 from mrl.cascade.binomial import clopper_pearson
@@ -311,7 +311,7 @@ def test_costs_are_counted() -> None:
     assert costs["pca", 8].price_per_million == pytest.approx(2.5 * 32e6 / 1e9)
     assert costs["prefix", 8].multiply_adds == 8e6
     assert mrl.report(decaying(100), dims=(8,)).costs[0].price_per_million is None
-    assert {row[:2]: row for row in mrl.report(decaying(100).astype(np.float16), dims=(8,)).costs}[
+    assert {row[:2]: row for row in mrl.report(halved(decaying(100)), dims=(8,)).costs}[
         "prefix", 32
     ].bytes_per_vector == 64
 

@@ -32,6 +32,7 @@ from .verdict import verdict_of
 from .ways import check_transforms, ways_of
 
 
+@np.errstate(all="ignore")
 def assemble(
     embeddings: Array,
     *,
