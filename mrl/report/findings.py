@@ -123,5 +123,7 @@ def usable_rows(name: str, scan: Scan) -> NDArray[np.int64] | None:
     if scan.finite.all():
         return None
     if not scan.finite.any():
-        raise ValueError(f"{name}: expected finite numbers in some row, got NaN or infinity in all; encode them again")
+        raise ValueError(
+            f"{name}: expected finite numbers (in float32) in some row, got NaN or infinity in all; encode them again"
+        )
     return np.flatnonzero(scan.finite)

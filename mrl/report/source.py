@@ -75,24 +75,25 @@ def scan(vectors: Array, track: Track = iter) -> Scan:
     marks = np.empty(count, np.uint64)
     low, high = np.full(width, np.inf), np.full(width, -np.inf)
     keys = np.random.default_rng(0).integers(0, 2**64, width, np.uint64) | np.uint64(1)
-    step = plan_chunk(width)
+    step, block = plan_chunk(width), max(16, 2**16 // width)
     for start in track(range(0, count, step)):
         part = slice(start, start + step)
-        x = np.array(vectors[part])
-        if x.dtype.name not in ("float16", "float32", "float64"):
-            x = x.astype(np.float32)
+        x = np.array(vectors[part], order="C")
+        known = x.dtype.name in ("float16", "float32", "float64")
+        x = x.astype(x.dtype.newbyteorder("=") if known else np.float32, copy=False)
+        bits = x.view(f"u{x.dtype.itemsize}")
         with np.errstate(all="ignore"):
-            x += 0  # -0 becomes 0
-            wide = x.astype(np.float64)
-            norms[part] = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+            for first in range(0, len(x), block):  # which stays in a cache
+                some = x[first : first + block]
+                some += 0  # -0 becomes 0
+                wide = some.astype(np.float64)
+                at = slice(start + first, start + first + len(some))
+                norms[at] = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+                marks[at] = mixed(bits[first : first + block], keys)
         finite[part] = np.isfinite(norms[part])
-        good = x[finite[part]]
+        good = x if finite[part].all() else x[finite[part]]
         if len(good):
             low, high = np.minimum(low, good.min(0)), np.maximum(high, good.max(0))
-        bits = x.astype(x.dtype.newbyteorder("="), copy=False).view(f"u{x.dtype.itemsize}")
-        for first in range(0, len(bits), 2048):  # modulo 2^64: equal rows, equal marks
-            some = bits[first : first + 2048]
-            marks[start + first : start + first + len(some)] = mixed(some, keys)
         let_go(vectors)
     _, counts = np.unique(marks[finite], return_counts=True)
     return Scan(

@@ -45,7 +45,7 @@ def ways_of(rows: Float, metric: str, seed: int, transforms: Mapping[str, Any]) 
     ways = [
         Way("prefix", as_it_is, metric, metric, True),
         Way("pca", lambda x: x @ axes, metric, metric, True),
-        Way("random", lambda x: x[:, order], metric, metric, True),
+        Way("random", lambda x: x.take(order, 1), metric, metric, True),
         Way("unnormalized", unit_rows, "dot", "dot", True),
         Way("last", lambda x: x[:, ::-1], metric, metric, True),
         Way("int8", lambda x: rounded(unit(x), scale), metric, metric, False),
