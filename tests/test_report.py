@@ -361,6 +361,10 @@ def test_sampled_rows_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.data["rows"] == 800 and found.data["rows_searched"] < 800
     assert any("were searched" in sentence for sentence in found.verdict)
     assert max(found.data["query_rows"]) < 800
+    rows = decaying(800)
+    asked = mrl.report(rows, queries=rows[:250], relevant=np.arange(250)[:, None], dims=(8,), k=1)
+    assert 250 <= asked.data["rows_searched"] < 800
+    assert by_name(asked)["prefix", 32, "precision_at_k"].value == 1.0
 
 
 # Intervals

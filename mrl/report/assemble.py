@@ -74,8 +74,13 @@ def assemble(
     names = [*METHODS[:7], *given_ways]
     planned = plan_sample(among, usable, sizes, names, wanted)
     if planned.rows < usable:
-        drawn = np.sort(np.random.default_rng([seed, 1]).choice(usable, max(planned.rows, 2 * k), replace=False))
+        drawn = np.sort(
+            np.random.default_rng([seed, 1]).choice(usable, min(usable, max(planned.rows, 2 * k)), replace=False)
+        )
         kept = drawn if kept is None else kept[drawn]
+        if given.relevant is not None:  # what is to be found has to be there
+            wanted_rows = np.unique(given.relevant[given.relevant >= 0])
+            kept = np.union1d(kept, wanted_rows[whole.finite[wanted_rows]])
     rows = Rows(given.embeddings, kept)
     least = k + (given.queries is None)
     if len(rows) < least:
