@@ -32,6 +32,7 @@ BESIDE = {
 """A backend's extra and those of the ecosystems that are tested with it."""
 CHECK_TOOLS = ("pandas>=2", "array-api-strict>=2", "sqlite-vec>=0.1")  # without which checks are left out
 TRITON = "triton>=3.2"  # comes with PyTorch for CUDA, not with PyTorch for the CPU
+SITE_TOOLS = ("mkdocs-material>=9.6",)
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 
@@ -115,9 +116,12 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The examples of the README, of docs/ and of every docstring."""
-    install(session, "all", tools=(*TEST_TOOLS, *SENTENCE_TOOLS))
+    """The examples of the README, of docs/ and of every docstring; then all pages as a site, in site/."""
+    install(session, "all", tools=(*TEST_TOOLS, *SENTENCE_TOOLS, *SITE_TOOLS))
     pytest(session, "tests/test_docs.py")
+    # A link that leads nowhere, or a page that the navigation lacks, is an error.
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+    session.log(f"{ROOT / 'site' / 'index.html'} is the first page")
 
 
 @nox.session

@@ -41,6 +41,7 @@ from .porting import (
     write_matryoshka_card,
 )
 from .posthoc import Adaptor, Rotation, fit_adaptor, fit_rotation, load_transform, save_transform
+from .report import Report, report
 from .retrieval import (
     Database,
     FunnelChoice,
@@ -72,6 +73,7 @@ __all__ = [
     "NestedHead",
     "NestedLoss",
     "Nesting",
+    "Report",
     "Rotation",
     "SavedHead",
     "SearchResult",
@@ -103,6 +105,7 @@ __all__ = [
     "read_head",
     "read_matryoshka_card",
     "register",
+    "report",
     "rerank",
     "save_database",
     "save_head",

@@ -1,4 +1,4 @@
-"""The command line: ``mrl convert``, ``mrl demo`` and ``mrl verify``."""
+"""The command line: ``mrl convert``, ``mrl demo``, ``mrl report`` and ``mrl verify``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from .report.command import add_options
+
     parser = argparse.ArgumentParser(prog="mrl", description="Matryoshka Representation Learning in any framework.")
     parser.add_argument("--version", action="version", version=f"mrl {metadata.version('mrl')}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -39,6 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("mrl-demo"), help="folder for the figures and the numbers")
     demo.add_argument("--seed", type=int, default=0, help="seeds the split, the weights and the batches")
     demo.set_defaults(run=_demo)
+
+    report = commands.add_parser("report", help="can these embeddings be cut, to what, and what does it cost?")
+    add_options(report)
+    report.set_defaults(run=_report)
 
     verify = commands.add_parser("verify", help="prove the backends against the float64 specification")
     verify.add_argument("--backend", action="append", help="one backend; repeat for more (default: all installed)")
@@ -80,6 +86,12 @@ def _demo(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from .report.command import run
+
+    return run(arguments)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -83,6 +83,11 @@ def test_links_lead_somewhere() -> None:
             assert target.startswith("https://") or (path.parent / target).exists(), (path, target)
 
 
+def test_the_site_has_every_page() -> None:
+    listed = re.findall(r"^ +- .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(listed) == len(set(listed)) and set(pages()) <= set(listed)
+
+
 def test_nox_sessions_of_the_readme_exist() -> None:
     sessions = set(re.findall(r"nox -s (\w+)", (ROOT / "README.md").read_text(encoding="utf-8")))
     defined = set(re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(encoding="utf-8"), re.MULTILINE))
