@@ -148,6 +148,9 @@ class TestRun:
         assert found["agreement"][framework_name] == 1 and min(found["agreement"].values()) > 0.9
         printed = capsys.readouterr().out
         assert all(sentence in printed for sentence in content["comparison"] + content["dimensions_needed"])
+        written = json.loads((out / "report.json").read_text())
+        assert written["sizes"] == list(DIMS) and all(sentence in printed for sentence in written["verdict"])
+        assert "<svg" in (out / "report.html").read_text() and (out / "report.md").exists()
         assert (out / "cascade.png").read_bytes().startswith(b"\x89PNG")
         for by in content["cascades"].values():
             assert set(by) == {"greedy", "budget", "accuracy", "risk"}

@@ -59,6 +59,18 @@ def test_queries_and_what_is_relevant(files, capsys) -> None:
     assert metrics == {"recall_at_k", "rank_correlation", "precision_at_k", "map_at_k", "ndcg_at_k"}
 
 
+def test_what_was_fitted_is_compared(files) -> None:
+    rows = np.load("E.npy")
+    rotation = mrl.fit_rotation(rows)
+    adaptor = mrl.fit_adaptor(rows, None, mrl.Nesting((8, 32)), epochs=1)
+    mrl.save_transform("turn", rotation)
+    mrl.save_transform("map", adaptor)
+    assert main(report("--transform", "map", "--transform", "turn", "--quiet")) == 0
+    found = mrl.Report.from_json((files / "out" / "report.json").read_text())
+    expected = mrl.report(rows, dims=(8,), k=3, title="E", transforms={"adaptor": adaptor, "rotation": rotation})
+    assert found == expected and {"rotation", "adaptor"} <= {row.method for row in found.rows}
+
+
 def test_an_old_report_is_replaced_and_what_lies_beside_it_stays(files) -> None:
     (files / "out").mkdir()
     (files / "out" / "mine.txt").write_text("mine")
@@ -89,6 +101,8 @@ BAD = {
     "out": (["--out", "E.npy"], "--out: expected a folder"),
     "integers": (["--embeddings", "R.npy"], "embeddings: expected a dtype"),
     "one axis": (["--embeddings", "flat.npy"], "embeddings: expected shape"),
+    "no transform": (["--transform", "E.npy"], "--transform: E.npy: "),
+    "two rotations": (["--transform", "turn", "--transform", "turn"], "--transform: expected one rotation"),
     "nothing finite": (["--embeddings", "nan.npy"], "embeddings: expected finite numbers"),
 }
 
@@ -100,6 +114,7 @@ def test_one_line_and_nothing_written(files, capsys, name: str) -> None:
     np.save("objects.npy", np.array([{}], object), allow_pickle=True)
     np.save("flat.npy", np.ones(9))
     np.save("nan.npy", np.full((160, 32), np.nan))
+    mrl.save_transform("turn", mrl.fit_rotation(np.load("E.npy")))
     Path("cut.npy").write_bytes(Path("E.npy").read_bytes()[:-9])
     before = names(files)
     options, words = BAD[name]

@@ -19,10 +19,12 @@ from ..dispatch import backend_named
 from ..files import write_atomically
 from ..nesting import Nesting
 from ..porting import convert, init_head
+from ..report.command import write_together
+from ..report.measure import report as measure_report
 from . import cascade, report, retrieval
 from .data import Dataset, load
 from .encoder import init_encoder
-from .evaluate import Model, evaluate
+from .evaluate import Evaluation, Model, evaluate
 from .port import check_ports
 from .settings import DIMS, SETTINGS, Settings
 
@@ -38,7 +40,7 @@ def run_demo(
     seed: int,
     epochs: int | None = None,
 ) -> dict[str, Any]:
-    """Train in ``backend``, print what came of it, and write ``demo.json``, ``demo.png`` and ``cascade.png``.
+    """Train in ``backend``, print what came of it, and write figures, numbers and a report.
 
     Returns:
         What was written as JSON.
@@ -119,9 +121,12 @@ def run_demo(
     }
     write_atomically(out / "demo.json", json.dumps(content, indent=1, allow_nan=False))
     report.figure(results, f"{data}, {backend}, one seed", out / "demo.png")
+    pages = report_pages(nested["MRL"], dataset, f"MRL on {data}, {backend}, one seed", seed)
+    write_together(out, pages)
     title = f"MRL cascades, {data}, {backend}, one seed"
     cascade.figure(nested["MRL"], dataset, cascades["MRL"], title, out / "cascade.png")
-    print(f"\nwrote {', '.join(str(out / name) for name in ('demo.json', 'demo.png', 'cascade.png'))}")
+    names = ("demo.json", "demo.png", "cascade.png", *pages)
+    print(f"\nwrote {', '.join(str(out / name) for name in names)}")
     for port in ports:
         if not port.share <= 1:
             raise RuntimeError(
@@ -129,6 +134,21 @@ def run_demo(
                 f"{port.difference:.3g}; run mrl verify --backend {port.backend}"
             )
     return content
+
+
+def report_pages(model: Evaluation, data: Dataset, title: str, seed: int) -> dict[str, str]:
+    """The report of the embeddings: of images that were trained on, asked by test images."""
+    found = measure_report(
+        model.keys,
+        labels=data.train.labels,
+        queries=model.queries,
+        query_labels=data.test.labels,
+        dims=DIMS,
+        seed=seed,
+        title=title,
+    )
+    print("\nThe report of MRL's embeddings:\n" + "\n".join(f"- {sentence}" for sentence in found.verdict))
+    return {"report.html": found.to_html(), "report.json": found.to_json(), "report.md": found.to_markdown()}
 
 
 def train_all(backend: str, data: Dataset, settings: Settings) -> tuple[dict[str, Model], dict[str, float]]:

@@ -7,10 +7,12 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..files import write_atomically
+from ..posthoc import load_transform
 from .arguments import check_dims_text
 from .measure import report
 from .reading import encode, read_array, read_labels, read_texts
@@ -30,6 +32,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dims", metavar="16,32,...", help="the sizes (default: powers of two, and the full width)")
     parser.add_argument("--k", metavar="K", default="10", help="how many neighbours count (default: 10)")
     parser.add_argument("--metric", metavar="M", default="cosine", help="cosine, dot or l2 (default: cosine)")
+    parser.add_argument(
+        "--transform", metavar="T", action="append", help="what mrl.save_transform wrote, to compare; repeat for more"
+    )
     parser.add_argument("--out", metavar="DIR", help="folder for report.html, report.json and report.md")
     parser.add_argument("--backend", help="where to search, such as torch (default: numpy)")
     parser.add_argument("--sample", metavar="N", help="how many queries to ask (default: 1000, fewer of many rows)")
@@ -87,6 +92,7 @@ def measure(given: argparse.Namespace) -> Report:
     return report(
         embeddings,
         **optional,
+        transforms=read_transforms(given.transform or ()),
         **numbers,
         dims=dims,
         metric=given.metric,
@@ -94,6 +100,21 @@ def measure(given: argparse.Namespace) -> Report:
         progress=progress and has_tqdm(),
         title=given.title or Path(given.embeddings or given.texts).stem,
     )
+
+
+def read_transforms(paths: Sequence[str]) -> dict[str, Any]:
+    """Rotations and adaptors, by the names that a report has for them."""
+    found: dict[str, Any] = {}
+    for path in paths:
+        try:
+            transform = load_transform(path)
+        except ValueError as error:
+            raise ValueError(f"--transform: {str(error).removeprefix('path: ')}") from error
+        name = type(transform).__name__.lower()
+        if name in found:
+            raise ValueError(f"--transform: expected one {name}, got {path} beside another; report them one by one")
+        found[name] = transform
+    return found
 
 
 def number(option: str, text: str, kind: type[int] | type[float]) -> float:
