@@ -39,6 +39,10 @@ class Outcomes(NamedTuple):
         """How near to a threshold a confidence may end up on either side of it when the cascade runs."""
         return ROUNDING * max(1.0, (self.classes or 1) / TERMS)
 
+    def rows(self, places: NDArray[np.int64]) -> Outcomes:
+        """Of some examples alone."""
+        return self._replace(confidence=self.confidence[:, places], correct=self.correct[:, places])
+
 
 def measure(
     probabilities: Any,
