@@ -1,4 +1,4 @@
-"""A path of policies from careful to cheap, for tests in that order: the joint search at one allowance after another."""
+"""A path of policies from careful to cheap, to be tested in that order: the joint search at rising allowances."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .joint import Choice, Goal, Table, climb, most_spent, trades, value_of
 from .outcomes import Outcomes
 
 HALVINGS = 6
-"""So often ``1 - t`` is halved of the policy that does no harm on its examples: a path begins where it surely passes."""
+"""So often ``1 - t`` is halved of the policy that harms none of its examples: a path begins where it surely passes."""
 
 ALLOWANCES, FURTHEST, LEAST = 40, 3.0, 0.01
-"""So many allowances of harm, up to so many times the drop that is asked for, or to this share: gains make up for it."""
+"""So many allowances of harm, up to so many times the drop, or to this share of the examples: gains make up for it."""
 
 NEAREST = 4
 """Climbs begin from so many of the points that come nearest to an allowance, and from the policy before."""
@@ -47,7 +47,7 @@ def _choices(table: Table, allowances: Sequence[int]) -> Iterator[Choice]:
     before = never
     for allowed in allowances:
         goal = Goal(False, float("inf"), table.examples - allowed)
-        near = sorted(known, key=lambda found: value_of(goal, found, None))[:NEAREST]  # noqa: B023
+        near = sorted(known, key=lambda found: value_of(goal, found, None))[:NEAREST]
         reached = [climb(table, goal, start) for start in dict.fromkeys([before, *(found.choice for found in near)])]
-        before = min(reached, key=lambda found: value_of(goal, found, None)).choice  # noqa: B023
+        before = min(reached, key=lambda found: value_of(goal, found, None)).choice
         yield before

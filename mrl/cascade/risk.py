@@ -65,13 +65,15 @@ def tested_in_order(outcomes: Outcomes, policies: Iterable[tuple[float, ...]], d
     """
     full = outcomes.correct[-1]
     best = Tested((1.0,) * (len(outcomes.correct) - 1), 0.0, 0, which_test(len(full), drop, delta), len(full))
+    known: dict[tuple[int, int], float] = {}  # neighbours often change as many examples
     for passed, thresholds in enumerate(policies, 1):
         right = surely_right(outcomes, thresholds)
         harm, gain = int((full & ~right).sum()), int((right & ~full).sum())
-        p = p_value(harm, gain, len(full), drop, delta)
-        if p > delta:
+        if (harm, gain) not in known:
+            known[harm, gain] = p_value(harm, gain, len(full), drop, delta)
+        if known[harm, gain] > delta:
             break
-        best = best._replace(thresholds=thresholds, p_value=p, passed=passed)
+        best = best._replace(thresholds=thresholds, p_value=known[harm, gain], passed=passed)
     return best
 
 
