@@ -33,7 +33,7 @@ def against_each_other(rng: np.random.Generator, examples: int) -> Outcomes:
     u = rng.random(examples)
     confidence = np.stack([u, (u + 1 / 3) % 1, (u + 2 / 3) % 1, np.ones(examples)])
     wrong = rng.integers(0, 3, examples)
-    harmed = (confidence[:3] > 0.5) & (np.arange(3)[:, None] == wrong) & (rng.random(examples) < 0.12)
+    harmed = (confidence[:3] > 0.5) & (np.arange(3)[:, None] == wrong) & (rng.random(examples) < 0.4)
     full = rng.random(examples) < 0.93
     return Outcomes(confidence, np.concatenate([np.where(harmed, ~full, full | (u > 0.97)), full[None]]))
 
