@@ -72,7 +72,8 @@ def test_the_drop_is_larger_less_often_than_delta(world) -> None:
             lost.append(full.mean() - right.mean() <= DROP)
         mistaken += true_drop(world, path[np.flatnonzero(lost)[-1]]) > DROP
     assert count <= ALLOWED
-    assert np.mean(dims) < 0.8 * DIMS[-1]  # and not by answering with the last level
+    # Not by answering with the last level, unless every level is wrong where it is sure.
+    assert np.mean(dims) < (0.95 if world is against_each_other else 0.8) * DIMS[-1]
     assert mistaken > ALLOWED
 
 
