@@ -45,7 +45,8 @@ def measure(backend: str, *, quick: bool, repeats: int, made: dict[str, str]) ->
             found["keras"] = [keras(backend, size, repeats) for size in (QUICK[:2] if quick else (SIZES[0], SIZES[3]))]
         if backend == "torch":
             found["module_microseconds"] = modules.overheads(repeats)
-        found["cascade"] = [cascade(backend, mode, case, repeats) for mode in cascades.MODES[backend]]
+        shapes = (case,) if quick else (case, cascades.PAPER_CASCADE)
+        found["cascade"] = [cascade(backend, mode, x, repeats) for x in shapes for mode in cascades.MODES[backend]]
     return found
 
 

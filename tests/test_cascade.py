@@ -139,7 +139,8 @@ def test_chunks_change_nothing(to, head) -> None:
 @HEADS
 @pytest.mark.parametrize("store", [1, 600])
 def test_waves_change_nothing(to, head, store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mrl.cascade.planning.STORE_BYTES", store)
+    for name in ("STORE_BYTES", "HOST_STORE_BYTES"):
+        monkeypatch.setattr(f"mrl.cascade.planning.{name}", store)
     same(mrl.cascade_predict(to(Z), to(head), POLICY, chunk_rows=2), spec.cascade_predict(Z, head, POLICY))
 
 
@@ -163,3 +164,37 @@ def test_predict_is_exit_on_the_logits_of_the_same_framework(to) -> None:
         )
         np.testing.assert_array_equal(lazy[0], given[0])
         np.testing.assert_array_equal(lazy[1], given[1])
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
+@pytest.mark.parametrize("kind", ["probability", "margin", "entropy"])
+def test_rows_that_a_bound_lets_go_are_those_that_confidence_would(to, kind: str, scale: float) -> None:
+    """Many classes, where the mean of the logits decides most rows, few, or none; and rows that are no numbers."""
+    rng = np.random.default_rng(0)
+    z, head = (
+        rng.normal(size=(200, 8)).astype(np.float32),
+        rng.normal(size=(70, 8)).astype(np.float32) * np.float32(scale),
+    )
+    z[3, 1], z[5, 6], z[7] = np.nan, np.inf, 1e30
+    for temperatures in (None, (0.5, 2.0, 1.0)):
+        values = spec.nested_logits(z, mrl.TiedHead(head), mrl.Nesting((2, 4, 8)))
+        cuts = [
+            np.nanmedian(spec.confidence(values[g], kind, (temperatures or (1, 1))[g], logits=True)) for g in (0, 1)
+        ]
+        for thresholds in (cuts, (1.0, cuts[1]), (0.0, 1.0)):
+            policy = mrl.CascadePolicy(
+                np.clip(np.asarray(thresholds, float), 0, 1).tolist(),
+                (2, 4, 8),
+                confidence=kind,
+                temperatures=temperatures,
+            )
+            found, wanted = (
+                host(mrl.cascade_predict(to(z), to(mrl.TiedHead(head)), policy)),
+                spec.cascade_predict(z, mrl.TiedHead(head), policy),
+            )
+            near = np.zeros(200, bool)  # a median is the confidence of a row: it may go either way
+            for g in (0, 1):
+                sure = spec.confidence(values[g], kind, policy.temperatures[g], logits=True)
+                near |= np.abs(sure - policy.thresholds[g]) < 1e-5
+            np.testing.assert_array_equal(found[1][~near], wanted.level[~near])
+            np.testing.assert_allclose(found[2][~near], wanted.confidence[~near], rtol=1e-3, atol=1e-5)

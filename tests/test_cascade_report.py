@@ -105,6 +105,31 @@ def test_the_interval_of_a_difference_ends_where_it_is_rejected(gains: int, loss
         assert (gains - losses - n * end) / deviation == pytest.approx(sign * z, abs=1e-5)
 
 
+def test_the_oracle_and_the_five_likeliest_by_a_plain_loop() -> None:
+    rng = np.random.default_rng(6)
+    logits, labels = np.round(rng.normal(size=(3, 120, 9)) * 2), rng.integers(0, 9, 120)  # with ties
+    logits[0, 0] = np.nan
+    report = mrl.cascade_report(logits, labels, POLICY, logits=True)
+    level = mrl.cascade_exit(logits, POLICY, logits=True).level
+    among, stops = 0, [0, 0, 0]
+    for i, label in enumerate(labels):
+        ordered = sorted(range(9), key=lambda c, i=i: (-logits[level[i], i, c], c))
+        among += int(label) in ordered[:5]
+        answers = [-1 if np.isnan(logits[g, i]).any() else int(logits[g, i].argmax()) for g in range(3)]
+        stops[answers.index(label) if label in answers else 2] += 1
+    assert report.top5_accuracy.value == among / 120 >= report.accuracy.value
+    exact = stats.binomtest(among, 120).proportion_ci(0.95, method="exact")
+    assert report.top5_accuracy[1:] == pytest.approx((exact.low, exact.high), rel=1e-8)
+    assert [share.value for share in report.oracle_fractions] == [count / 120 for count in stops]
+    assert report.oracle_dim.value == pytest.approx(np.dot(stops, POLICY.dims) / 120)
+    assert report.oracle_dim.low < report.oracle_dim.value < report.oracle_dim.high
+    assert "top-5 accuracy, %" in str(report) and "oracle dimension" in str(report)
+    early = mrl.cascade_report(logits, labels, POLICY.capped(2), logits=True)
+    assert early == mrl.cascade_report(logits[:2], labels, POLICY.capped(2), logits=True)
+    few = mrl.cascade_report(LOGITS, LABELS, POLICY, logits=True)  # four classes
+    assert few.top5_accuracy is None and "top-5" not in str(few)
+
+
 def test_counts_resample_as_examples_do() -> None:
     values, counts = np.array([8.0, 16.0, 64.0]), np.array([90, 70, 40])
     interval = resampled_mean(counts, values, 0.95, 0)

@@ -10,8 +10,9 @@ import mrl
 from mrl.cascade import risk
 from mrl.cascade.binomial import binomial_cdf, clopper_pearson
 from mrl.cascade.outcomes import Outcomes, accepted_level, right_at
+from mrl.cascade.paired import _as_low, likely_shares, paired_p_value
 
-DRAWS, EXAMPLES, DELTA = 250, 1000, 0.1
+DRAWS, EXAMPLES, DELTA = 120, 1000, 0.1
 ALLOWED = stats.binom.ppf(0.999, DRAWS, DELTA)
 """More violations than this among the draws would be seen once in a thousand runs of a method at its limit."""
 
@@ -58,7 +59,13 @@ def allowed_early(world: World, drop: float) -> float:
 
 def controlled(outcomes: Outcomes, drop: float) -> float:
     policy = mrl.fit_cascade(
-        (outcomes.confidence, outcomes.correct), None, mrl.Nesting((8, 64)), method="risk", drop=drop, delta=DELTA
+        (outcomes.confidence, outcomes.correct),
+        None,
+        mrl.Nesting((8, 64)),
+        method="risk",
+        drop=drop,
+        delta=DELTA,
+        split=None,
     )
     return policy.thresholds[0]
 
@@ -98,31 +105,94 @@ def test_a_first_level_that_is_good_enough_takes_most_examples() -> None:
     assert 8 * early + 64 * (1 - early) < 0.4 * 64
 
 
-def test_a_test_at_the_boundary_is_wrong_about_delta_of_the_time() -> None:
+@pytest.mark.parametrize("n", [50, 500, 1500])
+def test_a_test_at_the_boundary_is_wrong_about_delta_of_the_time(n: int) -> None:
     """p-values under the hypothesis itself, with the true drop at the limit: none is small too often."""
     rng = np.random.default_rng(0)
+    kinds = set()
     for harm, gain in ((0.05, 0.0), (0.08, 0.03), (0.2, 0.15), (0.05001, 0.00001)):
-        counts = rng.multinomial(500, [harm, gain, 1 - harm - gain], size=4000)
-        p = np.array([risk.p_value(int(h), int(g), 500, 0.05) for h, g, _ in counts])
-        for delta in (0.01, 0.05, 0.2):
-            assert (p <= delta).sum() <= stats.binom.ppf(0.9999, 4000, delta)
+        counts, times = np.unique(
+            rng.multinomial(n, [harm, gain, 1 - harm - gain], size=1000)[:, :2], axis=0, return_counts=True
+        )
+        for delta in (0.01, 0.1):
+            kinds.add(risk.which_test(n, 0.05, delta))
+            p = np.array([risk.p_value(int(h), int(g), n, 0.05, delta) for h, g in counts])
+            assert times[p <= delta].sum() <= stats.binom.ppf(0.9999, 1000, delta)
+    assert kinds <= {"binomial", "paired"} and ("paired" in kinds) == (n > 50)
+
+
+def test_all_of_delta_is_spent() -> None:
+    """Where no harm is seen, as many examples certify as the binomial needs, and no more."""
+    for drop, delta, needed in ((0.005, 0.05, 598), (0.01, 0.05, 299), (0.02, 0.1, 114)):
+        assert needed == math.ceil(math.log(delta) / math.log(1 - drop))
+        for split, count in ((None, needed), (0.5, 2 * needed)):
+            for examples, passes in ((count, True), (count - 1 - (split is not None), False)):
+                pair = np.full((2, examples), 0.9), np.ones((2, examples), bool)
+                policy = mrl.fit_cascade(
+                    pair, None, mrl.Nesting((8, 16)), method="risk", drop=drop, delta=delta, split=split
+                )
+                fitted = dict(policy.fitted)
+                assert (fitted["expected_dim"] == 8) == passes == (fitted["passed"] > 0)
+                assert fitted["test"] == "binomial"
+                assert (policy.thresholds == (1.0,)) != passes
+
+
+def test_the_test_is_chosen_by_the_number_of_examples_alone() -> None:
+    for drop in (0.005, 0.02):
+        kinds = [risk.which_test(n, drop, 0.05) for n in range(1, 3000)]
+        first = kinds.index("paired")
+        assert kinds == ["binomial"] * first + ["paired"] * (len(kinds) - first)
+        assert first + 1 == math.ceil(2 * math.log(0.05) / math.log(1 - drop))
+    assert risk.which_test(10, 0.0, 0.05) == "paired"  # of a binomial of chance 0 nothing is rare
 
 
 def test_p_values_have_power() -> None:
-    assert risk.p_value(0, 0, 1000, 0.005) < 0.05
-    assert risk.p_value(30, 30, 4000, 0.02) < 0.05  # no drop at all
-    # Harm alone is above the limit, and the gains make up for it: the bets see what the binomial does not.
-    assert 2 * binomial_cdf(120, 4000, 0.02) > 0.9 and risk.p_value(120, 130, 4000, 0.02) < 0.05
-    assert risk.p_value(20, 0, 1000, 0.02) > 0.5
+    assert risk.p_value(0, 0, 1000, 0.005, 0.05) < 0.05
+    assert risk.p_value(30, 30, 4000, 0.02, 0.05) < 0.01  # no drop at all
+    # Harm alone is above the limit, and the gains make up for it: the binomial does not see that.
+    assert binomial_cdf(120, 4000, 0.02) > 0.9 and risk.p_value(120, 130, 4000, 0.02, 0.05) < 0.002
+    assert risk.p_value(20, 0, 1000, 0.02, 0.05) > 0.4
+    # Near what the normal distribution says of so many: at a deviation of 2.33 and more it is rejected at 0.01.
+    assert 0.01 < risk.p_value(1000, 990 - 2 * 44, 100_000, 0.002, 0.01) + 0.01 < 0.05
 
 
-def test_bets_never_lose_more_than_there_is_and_are_fair() -> None:
-    for drop in (0.0, 0.005, 0.3, 0.9):
-        bets = risk.BETS / (1 - drop)
-        assert np.all(1 + bets * (drop - 1) > 0)
-        # One draw whose mean is the drop: with values 1 and -1 the mean factor is 1 for every bet.
-        up = (1 + drop) / 2
-        np.testing.assert_allclose(up * (1 + bets * (drop - 1)) + (1 - up) * (1 + bets * (drop + 1)), 1)
+def exact_chance(statistic: float, n: int, drop: float, harm: float, gain: float) -> float:
+    """``P(T <= statistic)`` by adding up every outcome."""
+    h, g = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
+    fits = h + g <= n
+    t = np.where(fits, (h - g - n * drop) / np.sqrt(np.maximum(h + g, n * drop)), np.inf)
+    low = fits & (t <= statistic + 1e-9)
+    chances = stats.multinomial.pmf(
+        np.stack([h[low], g[low], n - h[low] - g[low]], -1), n, [harm, gain, 1 - harm - gain]
+    )
+    return float(np.sum(chances))
+
+
+@pytest.mark.parametrize(("n", "drop"), [(12, 0.05), (60, 0.02), (60, 0.2)])
+def test_the_paired_test_bounds_every_share_of_changes(n: int, drop: float) -> None:
+    """Against the sum of all outcomes: never smaller at any share within the interval, and not much larger."""
+    for harm, gain in ((0, 1), (0, 4), (2, 6), (1, 1), (5, 20 if n > 12 else 7)):
+        statistic = (harm - gain - n * drop) / math.sqrt(max(harm + gain, n * drop))
+        p = paired_p_value(harm, gain, n, drop, 0.05)
+        low, high = likely_shares(harm + gain, n, 0.001)
+        exact = clopper_pearson(harm + gain, n, 1 - 0.001)
+        assert low <= exact[0] and exact[1] <= high  # it leaves out no more
+        if high <= drop:
+            assert p == 0.001
+            continue
+        shares = np.linspace(max(low, drop + 1e-12), high, 15)
+        chances = [exact_chance(statistic, n, drop, (q + drop) / 2, (q - drop) / 2) for q in shares]
+        assert max(chances) + 0.001 <= p + 1e-9
+        assert p <= 1.25 * max(chances) + 0.0011
+    found = _as_low(-1.1, np.array([0.2]), np.array([0.12]), 40, 2.0)
+    assert found[0] == pytest.approx(exact_chance(-1.1, 40, 0.05, 0.2, 0.12), rel=1e-9)
+
+
+def test_the_paired_test_at_its_ends() -> None:
+    assert paired_p_value(5, 0, 100, 0.05, 0.05) == 1.0 and paired_p_value(0, 0, 100, 0.0, 0.05) == 1.0
+    assert paired_p_value(0, 100, 100, 0.0, 0.05) < 0.002 and paired_p_value(0, 1, 1, 0.5, 0.05) > 0.05
+    # So few changes that no share of them as large as the drop is believed.
+    assert paired_p_value(0, 0, 100_000, 0.01, 0.05) == pytest.approx(0.001)
 
 
 def test_the_sequence_stops_at_the_first_failure() -> None:
@@ -130,7 +200,7 @@ def test_the_sequence_stops_at_the_first_failure() -> None:
     # Wrong where it is surest, right elsewhere: no threshold gets past the first that fails.
     confidence = np.stack([rng.random(2000), np.ones(2000)])
     correct = np.stack([confidence[0] < 0.9, np.ones(2000, bool)])
-    policy = mrl.fit_cascade((confidence, correct), None, mrl.Nesting((1, 2)), method="risk", drop=0.01)
+    policy = mrl.fit_cascade((confidence, correct), None, mrl.Nesting((1, 2)), method="risk", drop=0.01, split=None)
     assert policy.thresholds[0] > 0.98
     assert dict(policy.fitted)["passed"] < len(risk.FAMILY)
 
@@ -144,7 +214,7 @@ def test_too_few_examples_give_the_full_model() -> None:
 def test_the_record_says_what_was_asked_and_tested() -> None:
     outcomes = WORLDS["harm only"].draw(np.random.default_rng(0), 3000)
     policy = mrl.fit_cascade(
-        (outcomes.confidence, outcomes.correct), None, mrl.Nesting((1, 2)), method="risk", drop=0.02
+        (outcomes.confidence, outcomes.correct), None, mrl.Nesting((1, 2)), method="risk", drop=0.02, split=None
     )
     fitted = dict(policy.fitted)
     assert fitted["method"] == "risk" and fitted["drop"] == 0.02 and fitted["delta"] == 0.05

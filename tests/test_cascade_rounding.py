@@ -75,11 +75,12 @@ def wrong_up_to_a_threshold(rng: np.random.Generator, examples: int) -> tuple[np
     return logits, labels
 
 
+@pytest.mark.parametrize("split", [None, 0.5])
 @pytest.mark.parametrize("world", [surest_are_wrong, wrong_up_to_a_threshold])
-def test_the_guarantee_holds_where_it_runs(backend_name: str, world) -> None:
+def test_the_guarantee_holds_where_it_runs(backend_name: str, world, split) -> None:
     rng = np.random.default_rng(0)
     logits, labels = world(rng, 4000)
-    policy = mrl.fit_cascade(logits, labels, mrl.Nesting((8, 16)), logits=True, method="risk", drop=0.01)
+    policy = mrl.fit_cascade(logits, labels, mrl.Nesting((8, 16)), logits=True, method="risk", drop=0.01, split=split)
     for values, truth in ((logits, labels), world(rng, 4000)):
         assert (run(backend_name, values, policy)[0] == truth).mean() >= 0.99
 
@@ -89,13 +90,13 @@ def test_the_worse_of_two_answers_counts() -> None:
     near = ROUNDING / 2
     confidence = np.array([[0.5 + near, 0.5 - near, 0.5 + near, 0.5 - near, 0.6, 0.4, np.nan], [1.0] * 7])
     correct = np.array([[1, 1, 0, 0, 1, 1, 1], [0, 0, 1, 1, 0, 0, 0]], bool)
-    assert risk.surely_right(Outcomes(confidence, correct), 0.5).tolist() == [False] * 4 + [True, False, False]
+    assert risk.surely_right(Outcomes(confidence, correct), (0.5,)).tolist() == [False] * 4 + [True, False, False]
     # Further away than one rounding, and nearer than two, it does the one or the other.
     past = np.array([[0.5 + 1.5 * ROUNDING, 0.5 - 1.5 * ROUNDING], [1.0] * 2])
     alone = np.array([[True, False], [False, True]])
-    assert risk.surely_right(Outcomes(past, alone), 0.5).all()
+    assert risk.surely_right(Outcomes(past, alone), (0.5,)).all()
     agree = np.array([[True] * 4], bool)
-    assert risk.surely_right(Outcomes(confidence[:, :4], np.concatenate([agree, agree])), 0.5).all()
+    assert risk.surely_right(Outcomes(confidence[:, :4], np.concatenate([agree, agree])), (0.5,)).all()
 
 
 def test_no_threshold_that_is_tested_is_within_rounding_of_one() -> None:

@@ -53,8 +53,9 @@ def test_rows_of_a_cascade(classes: int, on_host: bool, rows: int) -> None:
     plan = cascade.plan_chunk_rows(10**5, classes, 4, on_host=on_host, chunk_rows=None)
     assert plan == rows
     assert cascade.plan_chunk_rows(7, classes, 4, on_host=on_host, chunk_rows=None) == 7
-    wave = cascade.plan_wave_rows(plan, classes, 4)
-    assert wave % plan == 0 and wave * classes * 4 <= max(256 << 20, plan * classes * 4) < (wave + plan) * classes * 4
+    for kept, host in ((256 << 20, False), (16 << 20, True)):
+        wave = cascade.plan_wave_rows(plan, classes, 4, on_host=host)
+        assert wave % plan == 0 and wave * classes * 4 <= max(kept, plan * classes * 4) < (wave + plan) * classes * 4
 
 
 @pytest.mark.parametrize(

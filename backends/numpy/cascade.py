@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from mrl import spec
-from mrl.cascade.planning import level_columns, plan_chunk_rows, plan_wave_rows
+from mrl.cascade.planning import SURELY, level_columns, plan_chunk_rows, plan_wave_rows
 from mrl.cascade.policy import CascadePolicy, CascadeResult
 from mrl.heads import Head, TiedHead, head_classes
 
@@ -25,7 +25,7 @@ def cascade_predict(z: np.ndarray, head: Head, policy: CascadePolicy, *, chunk_r
     lead, z = z.shape[:-1], z.reshape(math.prod(z.shape[:-1]), z.shape[-1])
     classes = head_classes(head)
     chunk = plan_chunk_rows(len(z), classes, wide.itemsize, on_host=True, chunk_rows=chunk_rows)
-    wave = plan_wave_rows(chunk, classes, wide.itemsize)
+    wave = plan_wave_rows(chunk, classes, wide.itemsize, on_host=True)
     result = CascadeResult(np.empty(len(z), np.int64), np.empty(len(z), np.int64), np.empty(len(z), wide))
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         for start in range(0, len(z), wave):
@@ -43,7 +43,7 @@ def _walk(z: np.ndarray, head: Head, policy: CascadePolicy, chunk: int, result: 
     scratch, work = np.empty((2, chunk, len(weights[0])), wide)
     store = np.empty((len(z) if tied and last else 0, len(weights[0])), wide)
     for g, (start, stop) in enumerate(level_columns(policy.nesting, tied=tied)):
-        columns, weight = z[:, start:stop], weights[g][:, start:stop].astype(wide, copy=False).T
+        columns, weight = z[:, start:stop], np.ascontiguousarray(weights[g][:, start:stop].astype(wide, copy=False)).T
         kept = 0
         for i in range(0, len(waiting), chunk):
             rows = waiting[i : i + chunk]
@@ -53,14 +53,17 @@ def _walk(z: np.ndarray, head: Head, policy: CascadePolicy, chunk: int, result: 
                 logits += store[i : i + chunk][: len(rows)]
             elif biases[g] is not None:
                 logits += biases[g]
-            confidence = _confidence(logits, policy.confidence, policy.temperatures[g], work[: len(rows)])
             cut = -math.inf if g == last else (policy.cuts64 if wide == np.float64 else policy.cuts32)[g]
-            exits = np.ones(len(rows), bool) if g == last else confidence > cut
-            done, stays = rows[exits], np.flatnonzero(~exits)
-            confidence = confidence[exits]
-            result.labels[done] = np.where(np.isnan(confidence), -1, logits[exits].argmax(-1))
-            result.level[done] = g
-            result.confidence[done] = confidence
+            largest = logits.max(-1, keepdims=True)
+            maybe = _maybe(logits, largest, policy.confidence, policy.temperatures[g], cut)
+            able, most = (logits, largest) if len(maybe) == len(rows) else (logits[maybe], largest[maybe])
+            confidence = _confidence(able, most, policy.confidence, policy.temperatures[g], work[: len(able)])
+            among = np.flatnonzero(confidence > cut) if g < last else np.arange(len(able))
+            done, confidence = maybe[among], confidence[among]
+            stays = np.delete(np.arange(len(rows)), done)
+            result.labels[rows[done]] = np.where(np.isnan(confidence), -1, able[among].argmax(-1))
+            result.level[rows[done]] = g
+            result.confidence[rows[done]] = confidence
             waiting[kept : kept + len(stays)] = rows[stays]
             if tied and g < last:
                 store[kept : kept + len(stays)] = logits[stays]
@@ -68,9 +71,25 @@ def _walk(z: np.ndarray, head: Head, policy: CascadePolicy, chunk: int, result: 
         waiting = waiting[:kept]
 
 
-def _confidence(logits: np.ndarray, kind: str, temperature: float, work: np.ndarray) -> np.ndarray:
+def _maybe(logits: np.ndarray, largest: np.ndarray, kind: str, temperature: float, cut: float) -> np.ndarray:
+    """The rows whose confidence may be above ``cut``, in order: all of them where no cheap bound is known.
+
+    By Jensen's inequality ``sum exp(s) >= C exp(mean s)``, so that no probability is above ``exp(max s - mean s) / C``,
+    and no margin either. What is not a number stays among them.
+    """
+    classes = logits.shape[-1]
+    if kind == "entropy" or cut <= 0:
+        return np.arange(len(logits))
+    temperature = min(max(temperature, 2.0**-126), 2.0**126)
+    mean, largest = logits @ np.full(classes, 1 / classes, logits.dtype), largest[:, 0]
+    # A mean of numbers of about that size is rounded once per class at most.
+    slack = SURELY + classes * np.finfo(logits.dtype).eps * (np.abs(largest) / temperature + math.log(classes))
+    below = (largest - mean) / temperature - math.log(classes) + slack < math.log(cut)
+    return np.flatnonzero(~below)
+
+
+def _confidence(logits: np.ndarray, largest: np.ndarray, kind: str, temperature: float, work: np.ndarray) -> np.ndarray:
     """``spec.confidence`` of logits in their own dtype; ``work`` is scratch of their shape."""
-    largest = logits.max(-1, keepdims=True)
     np.subtract(logits, largest, out=work)
     if temperature != 1:
         work /= min(max(temperature, 2.0**-126), 2.0**126)  # float32 has no number for what is beyond

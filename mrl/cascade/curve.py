@@ -106,9 +106,6 @@ def reports_of(
         if key not in measured:
             whole = CascadePolicy((1.0,) * (len(dims) - 1), dims, confidence=policy.confidence, temperatures=scales)
             measured[key] = measure_policy(probabilities, labels, whole, logits)
-        outcomes = measured[key]
-        outcomes = outcomes._replace(
-            confidence=outcomes.confidence[: len(policy)], correct=outcomes.correct[: len(policy)]
-        )
+        outcomes = measured[key].first(len(policy))
         found.append((policy, report_of(outcomes, policy, level, seed), measured[key]))
     return found

@@ -15,7 +15,7 @@ from .greedy import greedy_thresholds
 from .joint import Choice, Found, Goal, Table, least_right, most_spent, search
 from .outcomes import PAIR, Outcomes, accepted_level, host_examples, measure, right_at
 from .policy import CascadePolicy, Scalar, check_temperatures
-from .risk import controlled_threshold
+from .risk import controlled
 from .temperature import temperatures_of
 
 METHODS: dict[str, tuple[str, ...]] = {
@@ -26,7 +26,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 """Each method and the options that it takes: all of them, but for ``"accuracy"`` one of the two."""
 
-DELTA = 0.05
+DELTA, SPLIT = 0.05, 0.5
 
 
 @np.errstate(all="ignore")
@@ -40,6 +40,8 @@ def fit_cascade(
     target: float | None = None,
     drop: float | None = None,
     delta: float | None = None,
+    split: float | None = SPLIT,
+    seed: int = 0,
     confidence: str = "probability",
     temperatures: Sequence[float] | str | None = None,
     logits: bool = False,
@@ -54,10 +56,12 @@ def fit_cascade(
     * ``"budget"``: ``max acc`` with ``E[m] <= dim``; the smallest ``E[m]`` of equals.
     * ``"accuracy"``: ``min E[m]`` with ``acc >= target``, or with ``acc`` at most ``drop`` below that of the last level
       alone on these examples, which some policy always has; the largest ``acc`` of equals.
-    * ``"risk"``: one threshold for all levels, the lowest for which a test, at level ``delta``, still says that the
-      cascade's *true* accuracy is at most ``drop`` below that of the last level alone. Over draws of the examples
-      this holds with a probability of at least ``1 - delta``, whatever their distribution, if they are drawn
-      independently from it. If no threshold passes, the policy is the last level itself.
+    * ``"risk"``: the cheapest for which a test, at level ``delta``, still says that the cascade's *true* accuracy is at
+      most ``drop`` below that of the last level alone. Over draws of the examples this holds with a probability of at
+      least ``1 - delta``, whatever their distribution, if they are drawn independently from it. A share ``split`` of
+      the examples finds a path of policies from careful to cheap, and the others test along it, up to the first that
+      fails. With ``split=None`` all examples test one threshold shared by all levels, from 1 downwards. If nothing
+      passes, the policy is the last level itself.
 
     ``"budget"`` and ``"accuracy"`` choose all thresholds together from 0, 1 and the middles between neighbouring
     confidences seen: exact steps in one threshold at a time from many starts, then branch and bound. ``fitted`` says
@@ -67,8 +71,8 @@ def fit_cascade(
     Confidences are measured in float64. Cascades of float32 run in float32, and find them up to
     ``r = 2^-24 max(64, C / 8)`` away: 3.8e-6 for up to 512 classes, and for a pair; 7.5e-6 for 1000. So that what is
     fitted holds there, ``"budget"`` and ``"accuracy"`` take no threshold but 1 within ``r`` of a confidence seen:
-    examples closer than ``2 r`` are not separated. ``"risk"`` begins at ``1 - t = 1e-5`` and counts the worse of
-    stopping and going on where a confidence is within ``r`` of ``t``. ``"greedy"`` keeps the paper's grid, whatever
+    examples closer than ``2 r`` are not separated. ``"risk"`` counts the worse of stopping and going on where a
+    confidence is within ``r`` of a threshold. ``"greedy"`` keeps the paper's grid, whatever
     lies near it.
 
     Args:
@@ -81,6 +85,8 @@ def fit_cascade(
         target: for ``"accuracy"``, a share in [0, 1]; or ``drop``.
         drop: for ``"accuracy"`` (in place of ``target``) and ``"risk"``, a share in [0, 1).
         delta: for ``"risk"``, a probability in (0, 1); ``None`` for 0.05.
+        split: for ``"risk"``, the share of the examples that finds policies and tests none, in (0, 1); or ``None``.
+        seed: for ``"risk"`` with a split, of the permutation that divides the examples; at least 0.
         confidence: ``"probability"``, ``"margin"`` or ``"entropy"``, as in :class:`CascadePolicy`.
         temperatures: ``(G,)`` numbers that divide the logits; ``"fit"`` for those of :func:`fit_temperatures` on
             the same examples; ``None`` for 1.
@@ -88,7 +94,8 @@ def fit_cascade(
 
     Returns:
         A :class:`CascadePolicy`; ``fitted`` holds the method and its options, the number of examples, and the
-        accuracy and expected dimension on them.
+        accuracy and expected dimension on them. For ``"risk"`` these include the examples that policies were found
+        on; ``tested`` counts the others, ``test`` names their test, and ``passed`` says how many policies did.
 
     Raises:
         TypeError: traced arrays, or an option of a wrong kind or of another method.
@@ -103,13 +110,22 @@ def fit_cascade(
         >>> policy.thresholds, dict(policy.fitted)["expected_dim"]
         ((0.5,), 10.666666666666666)
 
+        With a guarantee, on two thousand examples of which none is harmed by stopping early:
+
+        >>> pair = np.full((2, 2000), 0.9), np.ones((2, 2000), bool)
+        >>> safe = mrl.fit_cascade(pair, None, mrl.Nesting((8, 16)), method="risk", drop=0.01)
+        >>> fitted = dict(safe.fitted)
+        >>> fitted["expected_dim"], fitted["tested"], fitted["p_value"] < fitted["delta"]
+        (8.0, 1000, True)
+
     Source: arXiv 2205.13147, section 4.2.1 and appendix D.1 (greedy); arXiv 2110.01052 (risk).
     """
     checks.check_nesting(nesting)
     options = _options(method, dim=dim, target=target, drop=drop, delta=delta)
+    division = _division(method, split, seed)
     scales = _temperatures(probabilities, labels, nesting, method, temperatures, logits)
     outcomes = measure(probabilities, labels, len(nesting), confidence=confidence, temperatures=scales, logits=logits)
-    thresholds, notes = _fit(outcomes, nesting, method, options)
+    thresholds, notes = _fit(outcomes, nesting, method, options, division)
     level = accepted_level(outcomes.confidence, thresholds)
     record: dict[str, Scalar] = {
         "method": method,
@@ -124,14 +140,14 @@ def fit_cascade(
 
 
 def _fit(
-    outcomes: Outcomes, nesting: Nesting, method: str, options: dict[str, float]
+    outcomes: Outcomes, nesting: Nesting, method: str, options: dict[str, float], division: dict[str, Any]
 ) -> tuple[tuple[float, ...], dict[str, Scalar]]:
     if method == "greedy":
         return greedy_thresholds(outcomes), {}
     if method == "risk":
-        tested = controlled_threshold(outcomes, options["drop"], options["delta"])
-        notes: dict[str, Scalar] = {"passed": tested.passed, "p_value": tested.p_value}
-        return (tested.threshold,) * (len(nesting) - 1), notes
+        tested = controlled(outcomes, nesting.dims, options["drop"], options["delta"], **division)
+        notes: dict[str, Scalar] = {**division, "test": tested.test, "tested": tested.examples}
+        return tested.thresholds, {**notes, "passed": tested.passed, "p_value": tested.p_value}
     table = Table(outcomes, nesting.dims)
     starts = [table.nearest(greedy_thresholds(outcomes))]
     if method == "budget":
@@ -206,6 +222,24 @@ def _options(method: str, **given: float | None) -> dict[str, float]:
         if not allowed:
             raise ValueError(f"{name}: expected {wanted}, got {value}; {advice}")
     return options
+
+
+def _division(method: str, split: float | None, seed: int) -> dict[str, Any]:
+    """The checked ``split`` and ``seed``; those of other methods are what nobody gave."""
+    seed = checks.check_integer("seed", seed, at_least=0)
+    if method != "risk":
+        for name, value, usual in (("split", split, (None, SPLIT)), ("seed", seed, (0,))):
+            if value not in usual:
+                raise TypeError(
+                    f"{name}: expected nothing with method={method!r}, got {value!r}; it belongs to method='risk'"
+                )
+    if split is not None:
+        if isinstance(split, bool) or not isinstance(split, (int, float, np.integer, np.floating)):
+            raise TypeError(f"split: expected a number or None, got {split!r}; 0.5 is half of the examples")
+        split = to_float(split)
+        if not 0 < split < 1:
+            raise ValueError(f"split: expected a share between 0 and 1, got {split}; None tests on all examples")
+    return {"split": split, "seed": seed}
 
 
 def _temperatures(

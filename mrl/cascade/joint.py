@@ -149,7 +149,7 @@ def climb(table: Table, goal: Goal, start: Choice, *, worth: float | None = None
             j = pick(goal, rights, spents) if worth is None else int(np.argmax(worth * rights - spents))
             choice = (*choice[:g], int(useful[j]), *choice[g + 1 :])
         found = table.evaluate(choice)
-        value = _value(goal, found, worth)
+        value = value_of(goal, found, worth)
         if best is not None and value >= best[0]:
             return found if value == best[0] else best[1]
         best = (value, found)
@@ -175,10 +175,10 @@ def climb_in_pairs(table: Table, goal: Goal, start: Found) -> Found:
                     useful, rights, spents = table.along(moved, h)
                     k = pick(goal, rights, spents)
                     found = Found((*moved[:h], int(useful[k]), *moved[h + 1 :]), int(rights[k]), int(spents[k]))
-                    if _value(goal, found, None) < _value(goal, improved, None):
+                    if value_of(goal, found, None) < value_of(goal, improved, None):
                         improved = found
         improved = climb(table, goal, improved.choice)
-        if _value(goal, improved, None) >= _value(goal, best, None):
+        if value_of(goal, improved, None) >= value_of(goal, best, None):
             break
         best = improved
     return best
@@ -189,12 +189,12 @@ def search(table: Table, goal: Goal, starts: Sequence[Choice]) -> Found:
     never = tuple(len(values) - 1 for values in table.candidates)
     extremes = [tuple(0 if h == g else top for h, top in enumerate(never)) for g in range(table.last)]
     points: dict[Choice, None] = dict.fromkeys([*starts, never, (0,) * table.last, *extremes])
-    points.update(dict.fromkeys(_trades(table, goal, never)))
-    best = min((climb(table, goal, point) for point in points), key=lambda found: _value(goal, found, None))
+    points.update(dict.fromkeys(trades(table, goal, never)))
+    best = min((climb(table, goal, point) for point in points), key=lambda found: value_of(goal, found, None))
     return climb_in_pairs(table, goal, best)
 
 
-def _trades(table: Table, goal: Goal, never: Choice) -> Iterator[Choice]:
+def trades(table: Table, goal: Goal, never: Choice) -> Iterator[Choice]:
     worths = np.geomspace(table.dims[0] / 2, 100 * table.dims[-1], TRADES)
     for choice, order in ((never, worths[::-1]), ((0,) * table.last, worths)):
         for worth in order:
@@ -202,7 +202,7 @@ def _trades(table: Table, goal: Goal, never: Choice) -> Iterator[Choice]:
             yield choice
 
 
-def _value(goal: Goal, found: Found, worth: float | None) -> tuple[float, ...]:
+def value_of(goal: Goal, found: Found, worth: float | None) -> tuple[float, ...]:
     if worth is not None:
         return (found.spent - worth * found.right,)
     over, under = max(found.spent - goal.most, 0), max(goal.least - found.right, 0)

@@ -16,6 +16,7 @@ from .execute import TOLERANCE, check_levels, check_probabilities, fits
 from .policy import check_confidence, check_temperatures
 
 Float = NDArray[np.float64]
+TOP = 5
 CHUNK_BYTES = 32 << 20  # a level in float64 is worked on by parts: it may be larger than all the rest
 
 
@@ -28,16 +29,31 @@ lanes or more, so that past ``TERMS`` classes the distance grows with their numb
 
 
 class Outcomes(NamedTuple):
-    """Of every level and example: ``confidence`` (G, N) in float64 and ``correct`` (G, N)."""
+    """Of every level and example: ``confidence`` (G, N) in float64 and ``correct`` (G, N).
+
+    ``in_top`` (G, N) says whether the label is among the ``TOP`` likeliest classes, where that was asked for and there
+    are more classes.
+    """
 
     confidence: Float
     correct: NDArray[np.bool_]
     classes: int | None = None
+    in_top: NDArray[np.bool_] | None = None
 
     @property
     def rounding(self) -> float:
         """How near to a threshold a confidence may end up on either side of it when the cascade runs."""
         return ROUNDING * max(1.0, (self.classes or 1) / TERMS)
+
+    def rows(self, places: NDArray[np.int64]) -> Outcomes:
+        """Of some examples alone."""
+        in_top = None if self.in_top is None else self.in_top[:, places]
+        return self._replace(confidence=self.confidence[:, places], correct=self.correct[:, places], in_top=in_top)
+
+    def first(self, levels: int) -> Outcomes:
+        """Of the first levels alone."""
+        in_top = None if self.in_top is None else self.in_top[:levels]
+        return self._replace(confidence=self.confidence[:levels], correct=self.correct[:levels], in_top=in_top)
 
 
 def measure(
@@ -49,11 +65,12 @@ def measure(
     temperatures: Sequence[float] | None,
     logits: bool,
     more: bool = False,
+    top: bool = False,
 ) -> Outcomes:
     """The outcomes of ``probabilities`` ``(levels, ..., C)``, or of a pair ``(confidence, correct)``.
 
-    With ``more`` of levels that there are it is the first of them. An answer of a level whose confidence is NaN counts
-    as wrong, as a cascade would label it -1.
+    With ``more`` of levels that there are it is the first of them, and with ``top`` there is ``in_top``. An answer of a
+    level whose confidence is NaN counts as wrong, as a cascade would label it -1.
     """
     check_confidence(confidence)
     if isinstance(probabilities, (tuple, list)):
@@ -61,7 +78,8 @@ def measure(
     values, y = host_examples("probabilities", probabilities, labels, levels, more=more)
     scales = check_temperatures(temperatures, levels)
     checks.check_flag("logits", logits)
-    found, right = np.empty((levels, len(y))), np.empty((levels, len(y)), bool)
+    found, right, in_top = np.empty((levels, len(y))), *np.empty((2, levels, len(y)), bool)
+    top = top and values.shape[-1] > TOP
     chunk = max(1, CHUNK_BYTES // (8 * values.shape[-1]))
     for g in range(levels):
         if not logits:
@@ -71,7 +89,17 @@ def measure(
             part = values[g, rows].astype(np.float64)
             found[g, rows] = spec.confidence(part, confidence, scales[g], logits=logits)
             right[g, rows] = part.argmax(-1) == y[rows]
-    return Outcomes(found, right & ~np.isnan(found), int(values.shape[-1]))
+            if top:
+                in_top[g, rows] = places(part, y[rows]) < TOP
+    known = ~np.isnan(found)
+    return Outcomes(found, right & known, int(values.shape[-1]), in_top & known if top else None)
+
+
+def places(values: Float, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many classes come before the label: the larger ones, and of equals those with a smaller index."""
+    own = np.take_along_axis(values, labels[:, None], -1)
+    before = (values > own) | ((values == own) & (np.arange(values.shape[-1]) < labels[:, None]))
+    return np.asarray(before.sum(-1))
 
 
 def host_examples(

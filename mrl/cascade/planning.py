@@ -17,6 +17,12 @@ FEWEST_ROWS, MOST_ROWS = 32, 4096
 STORE_BYTES = 256 << 20
 """Logits of undecided rows that wait for their next level."""
 
+HOST_STORE_BYTES = 16 << 20
+"""The same where a host keeps them: more would not come back from caches, and each page of it is new to the system."""
+
+SURELY = 1e-3
+"""By so much, relatively, a bound on a confidence has to be under a threshold to decide: more than a float32 is off."""
+
 
 def plan_chunk_rows(rows: int | None, classes: int, itemsize: int, *, on_host: bool, chunk_rows: int | None) -> int:
     """The rows of one chunk: of its logits a pass is made for the product, the confidence and the label.
@@ -35,9 +41,10 @@ def plan_chunk_rows(rows: int | None, classes: int, itemsize: int, *, on_host: b
     return min(chunk_rows, UNKNOWN_ROWS) if rows is None else max(1, min(chunk_rows, rows))
 
 
-def plan_wave_rows(chunk_rows: int, classes: int, itemsize: int) -> int:
+def plan_wave_rows(chunk_rows: int, classes: int, itemsize: int, *, on_host: bool = False) -> int:
     """The rows that walk through the levels together, whole chunks: their logits are kept between levels."""
-    return chunk_rows * max(1, STORE_BYTES // (chunk_rows * classes * itemsize))
+    store = HOST_STORE_BYTES if on_host else STORE_BYTES
+    return chunk_rows * max(1, store // (chunk_rows * classes * itemsize))
 
 
 def level_columns(nesting: Nesting, *, tied: bool) -> tuple[tuple[int, int], ...]:

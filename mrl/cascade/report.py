@@ -28,6 +28,8 @@ class CascadeReport:
         confidence_level: of every interval.
         dims: ``(G,)`` the granularities.
         accuracy: share of right answers.
+        top5_accuracy: share for which the label is among the five likeliest classes of the level that answers, of
+            equals those with the smaller index; ``None`` for a pair, and for five classes or fewer.
         against_full: that less the share of the last level alone.
         expected_dim: mean of the accepted level's dimensions.
         cumulative_dim: mean of the sum of the dimensions of all levels visited.
@@ -36,6 +38,8 @@ class CascadeReport:
         cumulative_flops: ``2 C cumulative_dim``, where each level has a matrix of its own and starts again.
         exit_fractions: ``(G,)`` the share that each level answered.
         oracle_accuracy: share for which at least one level is right: the best level for every example.
+        oracle_dim: mean dimensions of an oracle, which stops at the first level that is right, or else at the last.
+        oracle_fractions: ``(G,)`` the share that stops there with the oracle.
         level_accuracies: ``(G,)`` of each level answering alone.
 
     Example:
@@ -44,6 +48,8 @@ class CascadeReport:
         >>> report = mrl.cascade_report((confidence, correct), None, mrl.CascadePolicy((0.8,), (8, 16)))
         >>> report.accuracy.value, report.expected_dim.value, report.cumulative_dim.value, report.flops
         (1.0, 12.0, 16.0, None)
+        >>> report.oracle_dim.value, [share.value for share in report.oracle_fractions]
+        (12.0, [0.5, 0.5])
 
     Source: arXiv 2205.13147, section 4.2.1 and appendix D.1 (both accountings of dimensions, the oracle).
     """
@@ -52,6 +58,7 @@ class CascadeReport:
     confidence_level: float
     dims: tuple[int, ...]
     accuracy: Interval
+    top5_accuracy: Interval | None
     against_full: Interval
     expected_dim: Interval
     cumulative_dim: Interval
@@ -59,6 +66,8 @@ class CascadeReport:
     cumulative_flops: Interval | None
     exit_fractions: tuple[Interval, ...]
     oracle_accuracy: Interval
+    oracle_dim: Interval
+    oracle_fractions: tuple[Interval, ...]
     level_accuracies: tuple[Interval, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,17 +103,20 @@ class CascadeReport:
         lines = [
             f"{'':24}{self.examples} examples, intervals at {100 * self.confidence_level:g} %",
             f"{'accuracy, %':24}{share(self.accuracy)}",
+            *([] if self.top5_accuracy is None else [f"{'top-5 accuracy, %':24}{share(self.top5_accuracy)}"]),
             f"{'less the last level, %':24}{share(self.against_full)}",
             f"{'oracle accuracy, %':24}{share(self.oracle_accuracy)}",
+            f"{'oracle dimension':24}{self.oracle_dim}",
             f"{'expected dimension':24}{self.expected_dim}",
             f"{'cumulative dimension':24}{self.cumulative_dim}",
         ]
         if self.flops is not None:
             lines.append(f"{'FLOPs':24}{self.flops}")
             lines.append(f"{'cumulative FLOPs':24}{self.cumulative_flops}")
-        lines.append(f"{'level':>8}{'answers, %':>26}{'its accuracy alone, %':>28}")
-        for m, exits, accuracy in zip(self.dims, self.exit_fractions, self.level_accuracies, strict=True):
-            lines.append(f"{m:>8}{share(exits):>26}{share(accuracy):>28}")
+        lines.append(f"{'level':>8}{'answers, %':>26}{'oracle, %':>26}{'its accuracy alone, %':>28}")
+        columns = self.exit_fractions, self.oracle_fractions, self.level_accuracies
+        for m, exits, oracle, accuracy in zip(self.dims, *columns, strict=True):
+            lines.append(f"{m:>8}{share(exits):>26}{share(oracle):>26}{share(accuracy):>28}")
         return "\n".join(lines)
 
     __str__ = table
@@ -169,6 +181,7 @@ def measure_policy(probabilities: Any, labels: Any, policy: CascadePolicy, logit
         temperatures=None if pair else policy.temperatures,
         logits=logits,
         more=True,
+        top=True,
     )
 
 
@@ -177,7 +190,8 @@ def report_of(outcomes: Outcomes, policy: CascadePolicy, confidence_level: float
     level = accepted_level(outcomes.confidence, policy.thresholds)
     right, full = right_at(outcomes.correct, level), outcomes.correct[-1]
     count, dims = len(level), np.asarray(policy.dims, np.float64)
-    exits = np.bincount(level, minlength=len(dims))
+    solved = np.where(outcomes.correct.any(0), outcomes.correct.argmax(0), len(dims) - 1)
+    exits, oracle = (np.bincount(x, minlength=len(dims)) for x in (level, solved))
     losses, _, gains = (int(k) for k in np.bincount(1 + right.astype(np.int64) - full, minlength=3))
 
     def share(hits: Any) -> Interval:
@@ -193,6 +207,7 @@ def report_of(outcomes: Outcomes, policy: CascadePolicy, confidence_level: float
         confidence_level=confidence_level,
         dims=policy.dims,
         accuracy=share(right),
+        top5_accuracy=None if outcomes.in_top is None else share(right_at(outcomes.in_top, level)),
         against_full=Interval((gains - losses) / count, *paired_difference(gains, losses, count, confidence_level)),
         expected_dim=expected,
         cumulative_dim=cumulative,
@@ -200,6 +215,8 @@ def report_of(outcomes: Outcomes, policy: CascadePolicy, confidence_level: float
         cumulative_flops=None if scale is None else Interval(*(scale * x for x in cumulative)),
         exit_fractions=tuple(proportion(int(k), count, confidence_level) for k in exits),
         oracle_accuracy=share(outcomes.correct.any(0)),
+        oracle_dim=mean(oracle, dims),
+        oracle_fractions=tuple(proportion(int(k), count, confidence_level) for k in oracle),
         level_accuracies=tuple(share(row) for row in outcomes.correct),
     )
 

@@ -48,13 +48,15 @@ def fit_all(evaluation: Evaluation, data: Dataset, nesting: Nesting) -> dict[str
 
 def table(cascades: Mapping[str, Mapping[str, Cascade]]) -> str:
     """Model x policy: accuracy and dimensions on the test images, with intervals at 95 %."""
-    lines = [f"{'model':8}{'policy':10}{'accuracy, %':>22}{'expected dims':>22}{'dims added up':>22}{'oracle, %':>11}"]
+    names = "".join(f"{name:>22}" for name in ("accuracy, %", "expected dims", "dims added up"))
+    lines = [f"{'model':8}{'policy':10}{names}{'oracle, %':>11}{'its dims':>10}"]
     for family, by in cascades.items():
         for name, (_, report) in by.items():
             accuracy = [f"{100 * x:.1f}" for x in report.accuracy]
             dims, added = ([f"{x:.1f}" for x in interval] for interval in (report.expected_dim, report.cumulative_dim))
             cells = "".join(f"{f'{x} [{low}, {high}]':>22}" for x, low, high in (accuracy, dims, added))
-            lines.append(f"{family:8}{name:10}{cells}{100 * report.oracle_accuracy.value:>11.1f}")
+            oracle = f"{100 * report.oracle_accuracy.value:>11.1f}{report.oracle_dim.value:>10.1f}"
+            lines.append(f"{family:8}{name:10}{cells}{oracle}")
     return "\n".join(lines)
 
 
