@@ -35,6 +35,13 @@ TRITON = "triton>=3.2"  # comes with PyTorch for CUDA, not with PyTorch for the 
 SITE_TOOLS = ("mkdocs-material>=9.6",)
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
+JAX_CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".nox" / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+"""What one worker has compiled no other compiles again: eager JAX compiles every operation for every shape."""
+
 
 def install(session: nox.Session, *extras: str, tools: tuple[str, ...] = ()) -> None:
     target = f".[{','.join(extras)}]" if extras else "."
@@ -46,7 +53,7 @@ def install(session: nox.Session, *extras: str, tools: tuple[str, ...] = ()) -> 
 def pytest(session: nox.Session, *arguments: str, backends: tuple[str, ...] = ()) -> None:
     chosen = [f"--backend={name}" for name in backends]
     # One thread a worker: two workers are as many as a small machine has cores for.
-    env = {**QUIET, "OMP_NUM_THREADS": "1"}
+    env = {**QUIET, **JAX_CACHE, "OMP_NUM_THREADS": "1"}
     session.run("pytest", "-q", "--numprocesses=2", "--dist=worksteal", *chosen, *arguments, *session.posargs, env=env)
 
 

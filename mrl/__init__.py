@@ -26,6 +26,7 @@ from .contrastive import nested_contrastive
 from .dispatch import register
 from .heads import NestedHead, NestedLoss, TiedHead
 from .losses import nested, nested_cross_entropy, nested_logits, truncate
+from .mapped import map_array
 from .nesting import Nesting
 from .porting import (
     BackendInfo,
@@ -93,6 +94,7 @@ __all__ = [
     "load_database",
     "load_head",
     "load_transform",
+    "map_array",
     "metrics",
     "nested",
     "nested_accuracy",

@@ -100,6 +100,7 @@ WITHOUT_SOURCE = (
     "load_database",
     "load_head",
     "load_transform",
+    "map_array",
     "register",
     "save_database",
     "save_head",

