@@ -33,7 +33,7 @@ def paired_p_value(harm: int, gain: int, n: int, drop: float, delta: float) -> f
 
     Example:
         >>> from mrl.cascade.paired import paired_p_value
-        >>> paired_p_value(30, 30, 4000, 0.01, 0.05) < 0.05 < paired_p_value(60, 40, 4000, 0.01, 0.05)
+        >>> paired_p_value(30, 30, 4000, 0.01, 0.05) < 0.05 < paired_p_value(70, 40, 4000, 0.01, 0.05)
         True
 
     Source: Berger and Boos, JASA 89 (1994) (the bounded nuisance); Tango, Statistics in Medicine 17 (1998) (the
@@ -63,7 +63,7 @@ def likely_shares(k: int, n: int, error: float) -> tuple[float, float]:
     Example:
         >>> from mrl.cascade.paired import likely_shares
         >>> [round(end, 3) for end in likely_shares(10, 100, 0.05)]
-        [0.034, 0.208]
+        [0.038, 0.2]
 
     Source: Hoeffding, JASA 58 (1963), theorem 1.
     """
