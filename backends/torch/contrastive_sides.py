@@ -28,16 +28,26 @@ def side_of(x: Tensor, nesting: Nesting, cosine: bool, narrow: torch.dtype, wide
     if not cosine:
         return Side(factor, None, None)
     blocks, power = nesting.blocks, None
-    if narrow != torch.float16:  # whose squares and their sums are in range
-        largest = [torch.linalg.vector_norm(x[:, start:stop], torch.inf, dim=-1) for start, stop in blocks]
-        power = _power(torch.stack(largest).to(wide))
-        seen = x.device.type == "cpu" and has_memory(x)
-        power = None if seen and bool((power == 1).all()) else power.unsqueeze(-1)
-        factor = factor if power is None else factor * power.to(factor.dtype)
-    norms = [torch.linalg.vector_norm(factor[:, start:stop], dim=-1, dtype=wide) for start, stop in blocks]
-    norm = torch.stack(norms).square_().cumsum(0).sqrt_()
+    norm = _norms(factor, nesting, wide)
+    if narrow != torch.float16 and not _ordinary(norm):  # of halves the squares and their sums are in range
+        largest = [x[:, start:stop].abs().amax(-1) for start, stop in blocks]
+        power = _power(torch.stack(largest).to(wide)).unsqueeze(-1)
+        factor = factor * power.to(factor.dtype)
+        norm = _norms(factor, nesting, wide)
     tiny = norm <= (1e-12 if power is None else 1e-12 * power.squeeze(-1))
     return Side(factor, norm.reciprocal_().masked_fill_(tiny, 0), power)
+
+
+def _norms(x: Tensor, nesting: Nesting, wide: torch.dtype) -> Tensor:
+    """Those of every prefix, ``(G, N)``."""
+    blocks = [torch.linalg.vector_norm(x[:, start:stop], dim=-1, dtype=wide) for start, stop in nesting.blocks]
+    return torch.stack(blocks).square_().cumsum(0).sqrt_()
+
+
+def _ordinary(norm: Tensor) -> bool:
+    """Whether all rows are seen to be: powers of two take as long as a level does. Other devices would wait."""
+    seen = norm.device.type == "cpu" and has_memory(norm)
+    return seen and bool((norm[0] > 2.0**-ORDINARY).all() and (norm[-1] < 2.0**ORDINARY).all())
 
 
 def through_the_norm(dx: Tensor, side: Side, radial: Tensor, nesting: Nesting) -> Tensor:
@@ -45,7 +55,7 @@ def through_the_norm(dx: Tensor, side: Side, radial: Tensor, nesting: Nesting) -
     if side.inverse is not None:
         along = (radial * side.inverse.square()).flip(0).cumsum(0).flip(0)
         for (start, stop), factor in zip(nesting.blocks, along.unbind(), strict=True):
-            dx[:, start:stop] -= side.x[:, start:stop].to(dx.dtype) * factor.unsqueeze(-1)
+            dx[:, start:stop].addcmul_(factor.unsqueeze(-1), side.x[:, start:stop].to(dx.dtype), value=-1)
     return dx if side.power is None else dx.mul_(side.power)
 
 
