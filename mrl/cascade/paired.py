@@ -86,6 +86,7 @@ def likely_shares(k: int, n: int, error: float) -> tuple[float, float]:
     return ends[0], ends[1]
 
 
+@np.errstate(all="ignore")  # what underflows is nothing
 def _as_low(
     statistic: float, harm: NDArray[np.float64], gain: NDArray[np.float64], n: int, mean: float
 ) -> NDArray[np.float64]:
