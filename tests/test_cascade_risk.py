@@ -156,6 +156,7 @@ def test_p_values_have_power() -> None:
     assert 0.01 < risk.p_value(1000, 990 - 2 * 44, 100_000, 0.002, 0.01) + 0.01 < 0.05
 
 
+@np.errstate(under="ignore")  # in SciPy's probabilities, however NumPy is set
 def exact_chance(statistic: float, n: int, drop: float, harm: float, gain: float) -> float:
     """``P(T <= statistic)`` by adding up every outcome."""
     h, g = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
