@@ -36,7 +36,8 @@ class Pairs:
     anchors: Places
     rows: int
     positives: Places | None = None  # (P, candidates)
-    groups: tuple[Places, Places, Places] | None = None  # rows in the order of their classes, starts, counts
+    # Rows in the order of their classes, the place of each row there; starts and counts of the classes.
+    groups: tuple[Places, Places, Places, Places] | None = None
     labels: Places | None = None
     known: Places | None = None  # sorted: anchor * rows + positive
 
@@ -69,12 +70,10 @@ class Pairs:
         if self.positives is not None:
             return self.positives[places, rng.integers(0, self.positives.shape[1], len(places))]
         assert self.groups is not None and self.labels is not None
-        order, starts, counts = self.groups
+        order, own, starts, counts = self.groups
         anchors = self.anchors[places]
         classes = self.labels[anchors]
         # One of the others of the class: a step of 1 to count - 1 beyond the anchor's own place, around.
-        own = np.empty(self.rows, np.int64)
-        own[order] = np.arange(self.rows)
         ahead = 1 + (rng.random(len(places)) * (counts[classes] - 1)).astype(np.int64)
         return order[starts[classes] + (own[anchors] - starts[classes] + ahead) % counts[classes]]
 
@@ -130,8 +129,10 @@ def _of_classes(labels: NDArray[Any]) -> Pairs:
             f"{counts.max(initial=0)}; pass None to keep neighbours"
         )
     order = np.argsort(places, kind="stable")
+    own = np.empty_like(order)
+    own[order] = np.arange(len(order))
     starts = np.cumsum(counts) - counts
-    return Pairs(anchors, len(labels), groups=(order, starts, counts), labels=places.astype(np.int64))
+    return Pairs(anchors, len(labels), groups=(order, own, starts, counts), labels=places.astype(np.int64))
 
 
 def _near(x: NDArray[Any], neighbours: int) -> Pairs:
