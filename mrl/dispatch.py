@@ -78,6 +78,12 @@ def settle(arguments: Mapping[str, Any]) -> tuple[Backend, dict[str, Any]]:
     return backend, {name: backend.take_numpy(array) if name in beside else array for name, array in opened.items()}
 
 
+def device_of(array: Any) -> Any:
+    """Of PyTorch's tensors, which work with none on another device; ``None`` of other frameworks' arrays."""
+    tensor: Any = getattr(sys.modules.get("torch"), "Tensor", ())
+    return array.device if isinstance(array, tensor) else None
+
+
 def unwrap(array: Any) -> Any:
     """The array inside of what holds one and is none itself, told by how it gives it out; else what came."""
     if isinstance(array, getattr(sys.modules.get("torch"), "Tensor", ())) or type(array) in _NAME_OF_TYPE:

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from .. import checks
-from ..dispatch import backend_of, unwrap
+from ..dispatch import backend_of, device_of, unwrap
 from ..heads import Array, TiedHead
 from ..losses import nested_logits
 from ..nesting import Nesting
-from ..porting.convert import convert
 
 
 def beside(x: Array, name: str, fitted: Any, width: int) -> tuple[Array, Any]:
@@ -25,8 +24,7 @@ def beside(x: Array, name: str, fitted: Any, width: int) -> tuple[Array, Any]:
             "pass embeddings of the same model, whole"
         )
     if all(isinstance(leaf, np.ndarray) for leaf in fitted) and not isinstance(x, np.ndarray):
-        device = x.device if type(x).__module__.partition(".")[0] == "torch" else None
-        fitted = convert(tuple(fitted), _name(backend), device=device)
+        return x, tuple(backend.from_numpy(leaf, dtype=None, device=device_of(x)) for leaf in fitted)
     return x, tuple(fitted)
 
 
@@ -34,7 +32,3 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """``x @ weight.T + bias``, accumulated in float32 or wider: a head of one level in every framework."""
     width = int(weight.shape[-1])
     return nested_logits(x, TiedHead(weight, bias), Nesting((width,)))[0]
-
-
-def _name(backend: Any) -> str:
-    return str(backend.__name__.rpartition(".")[2])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .. import checks
 from ..cascade.binomial import clopper_pearson
 from ..cascade.interval import Interval
-from ..dispatch import backend_of, settle
+from ..dispatch import backend_of, device_of, settle
 from ..heads import Array
 from ..nesting import Nesting
 from . import arguments
@@ -212,15 +212,10 @@ def _halves(queries: Array, sample: int | None, seed: int) -> tuple[Array, Array
     backend = backend_of({"queries": queries})
     values = backend.to_numpy(queries, blocking=True)
     first, second = (
-        backend.from_numpy(np.ascontiguousarray(values[np.sort(part)]), dtype=None, device=_device(queries))
+        backend.from_numpy(np.ascontiguousarray(values[np.sort(part)]), dtype=None, device=device_of(queries))
         for part in (order[: used // 2], order[used // 2 :])
     )
     return first, second
-
-
-def _device(array: Array) -> Any:
-    """Of PyTorch's tensors, which work with none on another device."""
-    return array.device if type(array).__module__.partition(".")[0] == "torch" else None
 
 
 def _timed(choice: FunnelChoice, queries: Array, database: Database, metric: str) -> FunnelChoice:
