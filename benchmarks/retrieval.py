@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     queries, rows = inputs(arguments)
+    x = held(rows, arguments.backend)
     steps = faiss_steps(queries, rows, arguments) if not arguments.no_faiss else {}
-    steps |= own_steps(arguments.backend, queries, rows, arguments)
+    steps |= own_steps(arguments.backend, queries, x, arguments)
     chosen = {name: step for name, step in steps.items() if not arguments.only or name in arguments.only}
     reference = "own" if "own" in chosen else next(iter(chosen))
     timed = summary(alternate(chosen, wait, repeats=arguments.repeats, warm_up=1), reference)
@@ -54,7 +56,9 @@ def inputs(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     """Normalised rows whose first dimensions say most, and queries near some of them."""
     rng = np.random.default_rng(0)
     scale = (1 / np.sqrt(1 + np.arange(arguments.width))).astype(np.float32)
-    rows = np.empty((arguments.rows, arguments.width), np.float32)
+    raw = np.empty(arguments.rows * arguments.width + 16, np.float32)
+    start = -raw.ctypes.data % 64 // 4  # TensorFlow and JAX use memory as it is where it starts at 64 bytes
+    rows = raw[start : start + arguments.rows * arguments.width].reshape(arguments.rows, arguments.width)
     for start in range(0, len(rows), 10_000):
         part = rng.standard_normal((min(10_000, len(rows) - start), arguments.width), np.float32) * scale
         rows[start : start + 10_000] = part / np.linalg.norm(part, axis=1, keepdims=True)
@@ -62,6 +66,19 @@ def inputs(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     noise = rng.standard_normal(near.shape, np.float32) * scale
     queries = near + 0.5 * noise / np.linalg.norm(noise, axis=1, keepdims=True)
     return queries / np.linalg.norm(queries, axis=1, keepdims=True), rows
+
+
+def held(rows: np.ndarray, backend: str) -> Any:
+    """The rows in the framework, without a copy of them: of a million there is memory for one."""
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.experimental.dlpack.from_dlpack(rows.__dlpack__())
+    if backend == "jax":
+        import jax
+
+        return jax.dlpack.from_dlpack(rows)
+    return mrl.convert(rows, backend)
 
 
 def costs(arguments: argparse.Namespace) -> dict[str, tuple[float, float]]:
@@ -104,12 +121,10 @@ def faiss_steps(
     return {"faiss shortlist": shortlist, "faiss and rerank": both}
 
 
-def own_steps(
-    backend: str, queries: np.ndarray, rows: np.ndarray, arguments: argparse.Namespace
-) -> dict[str, Callable[[], Any]]:
+def own_steps(backend: str, queries: np.ndarray, x: Any, arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     m, s, k, d = arguments.dim, arguments.shortlist, arguments.k, arguments.width
     dims = tuple(dim for dim in FUNNEL[0] if dim < d)
-    q, x = mrl.convert(queries, backend), mrl.convert(rows, backend)
+    q = mrl.convert(queries, backend)
     database = mrl.prepare_database(x, sorted({m, *dims}))
     run = jitted if backend == "jax" else lambda function: function
     lengths = (*FUNNEL[1][: len(dims)], k)
@@ -166,11 +181,16 @@ def own_jax(k: int) -> Callable[..., Any]:
     import jax
     import jax.numpy as jnp
 
-    @jax.jit
+    @partial(jax.jit, static_argnames="size")
+    def best(q: Any, x: Any, start: int, size: int) -> Any:
+        values, places = jax.lax.top_k(q @ jax.lax.dynamic_slice_in_dim(x, start, size).T, k)
+        return values, places + start
+
     def search(q: Any, x: Any) -> Any:
-        parts = [(start, jax.lax.top_k(q @ x[start : start + OWN_TILE].T, k)) for start in range(0, len(x), OWN_TILE)]
-        order = jax.lax.top_k(jnp.concatenate([found[0] for _, found in parts], 1), k)[1]
-        return jnp.take_along_axis(jnp.concatenate([start + found[1] for start, found in parts], 1), order, 1)
+        # Not one graph: with its tiles unrolled it takes memory, and twice the time, for copies of all rows.
+        parts = [best(q, x, start, min(OWN_TILE, len(x) - start)) for start in range(0, len(x), OWN_TILE)]
+        order = jax.lax.top_k(jnp.concatenate([values for values, _ in parts], 1), k)[1]
+        return jnp.take_along_axis(jnp.concatenate([places for _, places in parts], 1), order, 1)
 
     return search
 

@@ -17,7 +17,7 @@ def exact(rows: int, width: int, seed: int, metric: str) -> np.ndarray:
 
 @METRIC
 @pytest.mark.parametrize("prepared", [False, True])
-@pytest.mark.parametrize(("k", "tile"), [(1, None), (100, None), (100, 64), (3000, 1000)])
+@pytest.mark.parametrize(("k", "tile"), [(1, None), (3, None), (20, None), (100, None), (100, 64), (3000, 1000)])
 def test_many_rows_and_ties(backend_name: str, metric: str, prepared: bool, k: int, tile: int | None) -> None:
     queries, rows = exact(5, 12, 0, metric), exact(9000, 12, 1, metric)
     database = array(backend_name, rows)
@@ -201,8 +201,9 @@ def test_memory_is_bounded_by_the_plan() -> None:
             assert tile.queries <= 256 and tile.queries * tile.rows * 4 <= (8 << 20) + 256 * 16 * 4
             assert tile.rows * 2048 * 4 <= (64 << 20) + 16 * 2048 * 4
             for dim, k in ((16, 200), (2048, 10)):
-                tile, picks = plan_passes(queries, rows, dim, k, 4, on_host=True, tile=None)
-                held = tile.queries * ((rows or 0) // 16 + 2 * k * 16 * dim) * 4 if picks else 0
-                assert held <= 256 << 20 and tile.queries * tile.rows * 4 <= (64 << 20) + 256 * 16 * 4
+                passes = plan_passes(queries, rows, dim, k, 4, on_host=True, tile=None)
+                maxima = passes.queries * ((rows or 0) // 16) * 4 if passes.again else 0
+                assert maxima <= 256 << 20 and passes.queries * passes.rows * 4 <= (16 << 20) + 256 * 16 * 4
+                assert (passes.again or 0) * k * 16 * dim * 4 <= 4 << 20 or passes.again == 1
     assert plan_gather(200, 2048, 4, on_host=False, queries=3) == 3 and plan_gather(0, 8, 4, on_host=True) >= 1
     assert plan_tile(3, 100, 8, 4, on_host=False, copied=False, tile=1) == (3, 16)

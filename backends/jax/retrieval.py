@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from mrl.retrieval.planning import BLOCK, Tile, plan_gather, plan_passes
+from mrl.retrieval.planning import Passes, plan_gather, plan_passes
 from mrl.retrieval.prepared import Database, SearchResult
 
-from .arrays import lift, on_host, wide_dtype
+from .arrays import on_host, wide_dtype
+from .best import by_tiles, picked_places, top_of
 from .losses import truncate
 from .scores import candidate_scores, row_norms, tile_scores
 
@@ -35,8 +36,8 @@ def search(
     rows, lengths = lax.stop_gradient((rows, lengths))
     if not len(q) or not len(rows):
         return SearchResult(jnp.full((*lead, k), -jnp.inf, wide), jnp.full((*lead, k), -1))
-    plan, picks = plan_passes(len(q), len(rows), dim, k, wide.itemsize, on_host=on_host(queries), tile=tile)
-    found = _search(q, rows, lengths, k=k, metric=metric, normalized=normalized, plan=plan, picks=picks)
+    plan = plan_passes(len(q), len(rows), dim, k, wide.itemsize, on_host=on_host(queries), tile=tile)
+    found = _search(q, rows, lengths, k=k, metric=metric, normalized=normalized, plan=plan)
     return SearchResult(*(field.reshape(*lead, k) for field in found))
 
 
@@ -71,7 +72,7 @@ def prepare_database(rows: Array, *, dims: tuple[int, ...], metric: str, track: 
     return Database(rows, prefixes, None, squares if metric == "l2" else None)
 
 
-@partial(jax.jit, static_argnames=("k", "metric", "normalized", "plan", "picks"))
+@partial(jax.jit, static_argnames=("k", "metric", "normalized", "plan"))
 def _search(
     q: Array,
     rows: Array,
@@ -80,8 +81,7 @@ def _search(
     k: int,
     metric: str,
     normalized: bool,
-    plan: Tile,
-    picks: bool,
+    plan: Passes,
 ) -> tuple[Array, Array]:
     offsets = jnp.square(q).sum(-1) if metric == "l2" else jnp.zeros(len(q), q.dtype)
     q = truncate(q, q.shape[1], normalize=True) if metric == "cosine" else q
@@ -89,11 +89,16 @@ def _search(
     def few(part: tuple[Array, Array]) -> tuple[Array, Array]:
         q, offsets = part
         score = partial(tile_scores, q, offsets, rows, lengths, metric=metric, normalized=normalized)
-        return (
-            _by_picks(q, offsets, rows, lengths, score, k, metric, normalized, plan.rows)
-            if picks
-            else (_by_tiles(partial(score, rows_first=False), q, len(rows), k, plan.rows))
-        )
+        if plan.again is None:
+            return by_tiles(partial(score, rows_first=False), q, len(rows), k, plan.rows)
+        places = picked_places(score, len(q), len(rows), k, plan.rows)
+        return _in_parts(again, (q, offsets, places), plan.again)
+
+    def again(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        q, offsets, places = part
+        held = jnp.minimum(places, len(rows) - 1)
+        scores = candidate_scores(q, rows, lengths, held, metric, normalized, expanded=offsets)
+        return top_of(jnp.where(places < len(rows), scores, -jnp.inf), places, k)
 
     return _in_parts(few, (q, offsets), plan.queries)
 
@@ -119,85 +124,9 @@ def _rerank(
     def few(part: tuple[Array, Array]) -> tuple[Array, Array]:
         q, given = part
         scores = candidate_scores(q, rows, lengths, jnp.maximum(given, 0), metric, normalized)
-        return _best(jnp.where(given < 0, -jnp.inf, scores), given, k)
+        return top_of(jnp.where(given < 0, -jnp.inf, scores), given, k)
 
     return _in_parts(few, (q, given), together)
-
-
-def _by_picks(
-    q: Array,
-    offsets: Array,
-    rows: Array,
-    lengths: Array | None,
-    score: Callable[[Any, int], Array],
-    k: int,
-    metric: str,
-    normalized: bool,
-    size: int,
-) -> tuple[Array, Array]:
-    """The maxima of blocks, and of blocks of blocks: the best ``k`` lie in the best ``k`` of either.
-
-    Blocks are ordered by their maximum and then by their place: an element outside of the first ``k`` has as many
-    better ones before it. Those picked are put in order of their place again, so that the first of equals wins.
-    """
-    count = len(rows)
-    whole, rest = count // size, count % size
-
-    def largest(start: Any, size: int) -> Array:
-        scores = score(start, size)
-        scores = jnp.pad(scores, ((0, -size % BLOCK), (0, 0)), constant_values=-jnp.inf)
-        return scores.reshape(-1, BLOCK, len(q)).max(1)
-
-    parts = []
-    if whole:
-        parts.append(lax.map(lambda i: largest(i * size, size), jnp.arange(whole)).reshape(-1, len(q)))
-    if rest:
-        parts.append(largest(whole * size, rest))
-    fine = jnp.concatenate(parts)
-    fine = jnp.pad(fine, ((0, -len(fine) % BLOCK), (0, 0)), constant_values=-jnp.inf)
-    coarse = fine.reshape(-1, BLOCK, len(q)).max(1).T
-    blocks = _within(_picked(coarse, k))
-    blocks = jnp.take_along_axis(blocks, _picked(jnp.take_along_axis(fine.T, blocks, 1), k), 1)
-    places = _within(blocks)
-    scores = candidate_scores(q, rows, lengths, jnp.minimum(places, count - 1), metric, normalized, expanded=offsets)
-    return _best(jnp.where(places < count, scores, -jnp.inf), places, k)
-
-
-def _picked(values: Array, k: int) -> Array:
-    return jnp.sort(lax.top_k(values, min(k, values.shape[1]))[1], -1)
-
-
-def _within(blocks: Array) -> Array:
-    """The places of all members of blocks, in order."""
-    return (blocks[:, :, None] * BLOCK + lift(jnp.arange(BLOCK), 3)).reshape(len(blocks), -1)
-
-
-def _by_tiles(score: Callable[[Any, int], Array], q: Array, count: int, k: int, size: int) -> tuple[Array, Array]:
-    """The best so far, and those of the next tile: its scores are there until its best blocks are taken."""
-
-    def step(best: tuple[Array, Array], start: Any, size: int) -> tuple[Array, Array]:
-        scores = jnp.pad(score(start, size), ((0, 0), (0, -size % BLOCK)), constant_values=-jnp.inf)
-        scores = scores.reshape(len(q), -1, BLOCK)
-        blocks = _picked(scores.max(-1), k)
-        values = jnp.take_along_axis(scores, blocks[:, :, None], 1).reshape(len(q), -1)
-        places = (start + blocks[:, :, None] * BLOCK + lift(jnp.arange(BLOCK), 3)).reshape(len(q), -1)
-        return _best(jnp.concatenate([best[0], values], 1), jnp.concatenate([best[1], places], 1), k)
-
-    # A zero made of what is given: under shard_map a loop wants to start from what varies as its results do.
-    zero = 0 * jnp.isnan(score(0, 1)).astype(int)
-    best = jnp.full((len(q), k), -jnp.inf, q.dtype) + zero.astype(q.dtype), jnp.full((len(q), k), -1) + zero
-    whole, rest = count // size, count % size
-    if whole:
-        best = lax.fori_loop(0, whole, lambda i, best: step(best, i * size, size), best)
-    return step(best, whole * size, rest) if rest else best
-
-
-def _best(scores: Array, indices: Array, k: int) -> tuple[Array, Array]:
-    """The best ``k`` of columns of which the first of equals wins."""
-    scores, order = lax.top_k(scores, min(k, scores.shape[1]))
-    indices = jnp.where(scores == -jnp.inf, -1, jnp.take_along_axis(indices, order, 1))
-    missing = ((0, 0), (0, k - scores.shape[1]))
-    return jnp.pad(scores, missing, constant_values=-jnp.inf), jnp.pad(indices, missing, constant_values=-1)
 
 
 def _in_parts(function: Callable[[Any], tuple[Array, Array]], arrays: tuple[Array, ...], together: int) -> Any:

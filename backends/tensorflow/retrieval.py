@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import tensorflow as tf
 
-from mrl.retrieval.planning import BLOCK, MOST_QUERIES, ROW_BYTES, Tile, plan_gather, plan_passes
+from mrl.retrieval.planning import MOST_QUERIES, ROW_BYTES, Passes, plan_gather, plan_passes
 from mrl.retrieval.prepared import Database, SearchResult
 
 from .arrays import in_xla, on_host, wide_dtype
+from .best import by_tiles, nothing, picked_places, top_of
 from .scores import candidate_scores, nowhere, row_norms, row_squares, tile_scores, unit_rows
 
 FEW_ROWS = 8192
@@ -35,12 +35,12 @@ def search(
     wide, lead = wide_dtype(queries, rows), tf.shape(queries)[:-1]
     q = tf.cast(tf.reshape(tf.stop_gradient(queries)[..., :dim], [-1, dim]), wide)
     count = MOST_QUERIES if q.shape[0] is None else q.shape[0]
-    plan, picks = plan_passes(count, rows.shape[0], dim, k, wide.size, on_host=on_host(queries), tile=tile)
+    plan = plan_passes(count, rows.shape[0], dim, k, wide.size, on_host=on_host(queries), tile=tile)
     rows, lengths = tf.stop_gradient(rows), None if lengths is None else tf.stop_gradient(lengths)
     # Many tiles are worth a graph, which starts its operations faster and several at a time.
     run = _trace_search if tf.executing_eagerly() and rows.shape[0] > FEW_ROWS else _search
     widths = (dim, rows.shape[1])
-    found = run(q, rows, lengths, widths, k=k, metric=metric, normalized=normalized, plan=plan, picks=picks)
+    found = run(q, rows, lengths, widths, k=k, metric=metric, normalized=normalized, plan=plan)
     return _shaped(found, queries, lead, k)
 
 
@@ -62,26 +62,27 @@ def rerank(
     widths = (dim, rows.shape[1])
     together = plan_gather(candidates.shape[-1] or UNKNOWN_CANDIDATES, rows.shape[1], wide.size, on_host=False)
     options: dict[str, Any] = {"k": k, "metric": metric, "normalized": normalized, "together": together}
-    return _shaped(_rerank(q, rows, lengths, given, widths, **options), queries, lead, k)
+    run = _trace_rerank if tf.executing_eagerly() and rows.shape[0] > FEW_ROWS else _rerank
+    return _shaped(run(q, rows, lengths, given, widths, **options), queries, lead, k)
 
 
 def prepare_database(rows: Any, *, dims: tuple[int, ...], metric: str, track: Any) -> Database:
     rows, wide, width = tf.convert_to_tensor(rows), wide_dtype(rows), rows.shape[1]
     narrow = [m for m in dims if m < width]
-    prefixes, columns = [], {"cosine": [width], "dot": [], "l2": [*narrow, width]}[metric]
-    lengths = []
-    for m in track(narrow):
-        x = rows[:, :m]
-        prefixes.append(unit_rows(tf.cast(x, wide)) if metric == "cosine" else tf.identity(x))
-    step = max(1, ROW_BYTES // (width * wide.size))
-    for m in columns:
-        starts = [0] if rows.shape[0] is None else range(0, max(1, rows.shape[0]), step)
-        parts = [rows[i : None if rows.shape[0] is None else i + step, :m] for i in starts]
-        lengths.append(
-            tf.concat([(row_norms if metric == "cosine" else row_squares)(tf.cast(x, wide)) for x in parts], 0)
-        )
-    norms = lengths[0] if metric == "cosine" else None
-    return Database(rows, tuple(prefixes), norms, tuple(lengths) if metric == "l2" else None)
+    columns = {"cosine": [width], "dot": [], "l2": [*narrow, width]}[metric]
+    prefixes: list[list[tf.Tensor]] = [[] for _ in narrow]
+    lengths: list[list[tf.Tensor]] = [[] for _ in columns]
+    count, step = rows.shape[0], max(1, ROW_BYTES // (width * wide.size))
+    for start in track([0] if count is None else [*range(0, max(1, count), step)]):
+        given = rows if count is None else rows[start : start + step]
+        x = tf.cast(given, wide)
+        for m, parts in zip(narrow, prefixes, strict=True):
+            parts.append(unit_rows(x[:, :m]) if metric == "cosine" else given[:, :m])
+        for m, parts in zip(columns, lengths, strict=True):
+            parts.append(row_norms(x) if metric == "cosine" else row_squares(x[:, :m]))
+    known = tuple(tf.concat(parts, 0) for parts in lengths)
+    norms = known[0] if metric == "cosine" else None
+    return Database(rows, tuple(tf.concat(parts, 0) for parts in prefixes), norms, known if metric == "l2" else None)
 
 
 def _search(
@@ -93,11 +94,10 @@ def _search(
     k: int,
     metric: str,
     normalized: bool,
-    plan: Tile,
-    picks: bool,
+    plan: Passes,
 ) -> list[tf.Tensor]:
     q, rows = _as_wide(q, rows, widths)
-    options: dict[str, Any] = {"k": k, "metric": metric, "normalized": normalized, "plan": plan, "picks": picks}
+    options: dict[str, Any] = {"k": k, "metric": metric, "normalized": normalized, "plan": plan}
     return _of_some(lambda rows, lengths, count: _search_some(q, rows, lengths, count, **options), q, rows, lengths, k)
 
 
@@ -110,19 +110,23 @@ def _search_some(
     k: int,
     metric: str,
     normalized: bool,
-    plan: Tile,
-    picks: bool,
+    plan: Passes,
 ) -> list[tf.Tensor]:
     offsets = row_squares(q)
     q = unit_rows(q) if metric == "cosine" else q
-    narrow = rows[:, : q.shape[1]] if picks and rows.shape[1] != q.shape[1] else rows
+    narrow = rows if plan.again is None or rows.shape[1] == q.shape[1] else rows[:, : q.shape[1]]
 
     def few(q: tf.Tensor, offsets: tf.Tensor) -> list[tf.Tensor]:
         score = partial(tile_scores, q, offsets, narrow, lengths, metric=metric, normalized=normalized)
-        if not picks:
-            return _by_tiles(score, q, count, k, plan.rows)
-        again = partial(candidate_scores, q, narrow, lengths, metric=metric, normalized=normalized, expanded=offsets)
-        return _by_picks(score, again, q, count, k, plan.rows)
+        if plan.again is None:
+            return by_tiles(partial(score, rows_first=False), q, count, k, plan.rows)
+        places = picked_places(score, q, count, k, plan.rows)
+        return _in_parts(again, [q, offsets, places], plan.again, k)
+
+    def again(q: tf.Tensor, offsets: tf.Tensor, places: tf.Tensor) -> list[tf.Tensor]:
+        held = tf.maximum(tf.minimum(places, count - 1), 0)
+        scores = candidate_scores(q, narrow, lengths, held, metric=metric, normalized=normalized, expanded=offsets)
+        return top_of(tf.where(places < count, scores, nowhere(scores)), tf.cast(places, tf.int64), k)
 
     return _in_parts(few, [q, offsets], plan.queries, k)
 
@@ -167,7 +171,7 @@ def _rerank_some(
     def few(q: tf.Tensor, given: tf.Tensor) -> list[tf.Tensor]:
         places = tf.maximum(given, 0)
         scores = candidate_scores(q, rows, lengths, places, metric=metric, normalized=normalized, expanded=None)
-        return _best(tf.where(given < 0, nowhere(scores), scores), given, k)
+        return top_of(tf.where(given < 0, nowhere(scores), scores), given, k)
 
     return _in_parts(few, [q, given], together, k)
 
@@ -186,8 +190,8 @@ def _of_some(
         lengths = None if lengths is None else tf.pad(lengths, [[0, one]])
         return function(tf.pad(rows, [[0, one], [0, 0]]), lengths, count)
     if rows.shape[0] is None:
-        return tf.cond(count > 0, lambda: function(rows, lengths, count), lambda: _nothing(q, k))
-    return function(rows, lengths, count) if rows.shape[0] else _nothing(q, k)
+        return tf.cond(count > 0, lambda: function(rows, lengths, count), lambda: nothing(q, k))
+    return function(rows, lengths, count) if rows.shape[0] else nothing(q, k)
 
 
 def _as_wide(q: tf.Tensor, rows: tf.Tensor, widths: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -196,107 +200,7 @@ def _as_wide(q: tf.Tensor, rows: tf.Tensor, widths: tuple[int, int]) -> tuple[tf
 
 
 _trace_search = tf.function(_search, autograph=False, reduce_retracing=True)
-
-
-def _by_picks(
-    score: Callable[..., tf.Tensor],
-    again: Callable[[tf.Tensor], tf.Tensor],
-    q: tf.Tensor,
-    count: tf.Tensor,
-    k: int,
-    size: int,
-) -> list[tf.Tensor]:
-    """The maxima of blocks, and of blocks of blocks: the best ``k`` lie in the best ``k`` of either.
-
-    Blocks are ordered by their maximum and then by their place: an element outside of the first ``k`` has as many
-    better ones before it. Those picked are put in order of their place again, so that the first of equals wins.
-    """
-    together, whole = tf.shape(q)[0], count // size
-
-    def largest(scores: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_max(tf.reshape(scores, tf.stack([size // BLOCK, BLOCK, together])), 1)
-
-    shape = [size // BLOCK, q.shape[0]]
-    found = tf.TensorArray(q.dtype, whole + 1, element_shape=shape)
-    zero = tf.constant(0, tf.int32)  # a kind of its own under NumPy's rules of promotion, unless stated
-    _, found = tf.while_loop(
-        lambda i, found: i < whole,
-        lambda i, found: (i + 1, found.write(i, largest(_tile(score, i, count, size)))),
-        [zero, found],
-        parallel_iterations=4,
-    )
-    found = found.write(whole, largest(_filled(score(whole * size, count - whole * size), size, 0)))
-    fine = tf.reshape(found.stack(), tf.stack([(whole + 1) * (size // BLOCK), together]))
-    fine = _filled(fine, -(-tf.shape(fine)[0] // BLOCK) * BLOCK, 0)
-    coarse = tf.reduce_max(tf.reshape(fine, tf.stack([-1, BLOCK, together])), 1)
-    blocks = _within(_picked(tf.transpose(coarse), k))
-    lanes = tf.broadcast_to(tf.range(together)[:, None], tf.shape(blocks))
-    blocks = tf.gather(blocks, _picked(tf.gather_nd(fine, tf.stack([blocks, lanes], -1)), k), batch_dims=1)
-    places = _within(blocks)
-    scores = again(tf.maximum(tf.minimum(places, count - 1), 0))
-    return _best(tf.where(places < count, scores, nowhere(scores)), tf.cast(places, tf.int64), k)
-
-
-def _by_tiles(score: Callable[..., tf.Tensor], q: tf.Tensor, count: tf.Tensor, k: int, size: int) -> list[tf.Tensor]:
-    """The best so far, and those of the next tile: its scores are there until its best blocks are taken."""
-    together, whole = tf.shape(q)[0], count // size
-    members = tf.range(BLOCK)
-
-    def step(start: tf.Tensor, scores: tf.Tensor, best: list[tf.Tensor]) -> list[tf.Tensor]:
-        scores = tf.reshape(tf.transpose(scores), tf.stack([together, size // BLOCK, BLOCK]))
-        blocks = _picked(tf.reduce_max(scores, -1), k)
-        values = tf.reshape(tf.gather(scores, blocks, batch_dims=1), tf.stack([together, -1]))
-        places = tf.reshape(start + blocks[:, :, None] * BLOCK + members, tf.shape(values))
-        values, places = tf.concat([best[0], values], 1), tf.concat([best[1], tf.cast(places, tf.int64)], 1)
-        return _best(values, places, k)
-
-    zero = tf.constant(0, tf.int32)
-    _, *best = tf.while_loop(
-        lambda i, *best: i < whole,
-        lambda i, *best: (i + 1, *step(i * size, _tile(score, i, count, size), list(best))),
-        [zero, *_nothing(q, k)],
-        parallel_iterations=1,
-    )
-    return step(whole * size, _filled(score(whole * size, count - whole * size), size, 0), best)
-
-
-def _tile(score: Callable[..., tf.Tensor], i: tf.Tensor, count: tf.Tensor, size: int) -> tf.Tensor:
-    """The scores of a whole tile; XLA wants one that fits where there is none too."""
-    return _filled(score(i * size, tf.minimum(size, count)), size, 0) if in_xla() else score(i * size, size)
-
-
-def _picked(values: tf.Tensor, k: int) -> tf.Tensor:
-    return tf.sort(tf.math.top_k(values, tf.minimum(k, tf.shape(values)[1])).indices, -1)
-
-
-def _within(blocks: tf.Tensor) -> tf.Tensor:
-    """The places of all members of blocks, in order."""
-    places = blocks[:, :, None] * BLOCK + tf.range(BLOCK)
-    return tf.reshape(places, tf.stack([tf.shape(blocks)[0], tf.shape(blocks)[1] * BLOCK]))
-
-
-def _filled(scores: tf.Tensor, size: Any, axis: int) -> tf.Tensor:
-    """With minus infinity up to ``size``."""
-    missing = [[0, 0], [0, 0]]
-    missing[axis] = [0, size - tf.shape(scores)[axis]]
-    return tf.pad(scores, missing, constant_values=nowhere(scores))
-
-
-def _best(scores: tf.Tensor, indices: tf.Tensor, k: int) -> list[tf.Tensor]:
-    """The best ``k`` of columns of which the first of equals wins."""
-    scores, order = tf.math.top_k(scores, tf.minimum(k, tf.shape(scores)[1]))
-    indices = tf.gather(indices, order, batch_dims=1)
-    indices = tf.where(tf.equal(scores, nowhere(scores)), tf.constant(-1, tf.int64), indices)
-    missing = [[0, 0], [0, k - tf.shape(scores)[1]]]
-    scores = tf.pad(scores, missing, constant_values=nowhere(scores))
-    indices = tf.pad(indices, missing, constant_values=-1)
-    return [tf.ensure_shape(scores, [None, k]), tf.ensure_shape(indices, [None, k])]
-
-
-def _nothing(q: tf.Tensor, k: int) -> list[tf.Tensor]:
-    shape = tf.stack([tf.shape(q)[0], k])
-    found = [tf.fill(shape, tf.constant(-math.inf, q.dtype)), tf.fill(shape, tf.constant(-1, tf.int64))]
-    return [tf.ensure_shape(field, [q.shape[0], k]) for field in found]
+_trace_rerank = tf.function(_rerank, autograph=False, reduce_retracing=True)
 
 
 def _in_parts(

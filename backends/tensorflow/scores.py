@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from .arrays import moderate
+from .arrays import in_xla, moderate
 from .losses import truncate
 
 
@@ -21,20 +21,22 @@ def tile_scores(
     *,
     metric: str,
     normalized: bool,
+    rows_first: bool = True,
 ) -> tf.Tensor:
-    """``(size, queries)`` scores of rows from ``start``; minus infinity for NaN."""
+    """``(size, queries)`` scores of rows from ``start``, or the other way round; minus infinity for NaN."""
     dim = q.shape[1]
     x = tf.cast(tf.slice(rows, tf.stack([start, 0]), tf.stack([size, dim])), q.dtype)
     x = tf.ensure_shape(x, [None, dim])
     known = None if lengths is None else tf.cast(tf.slice(lengths, [start], [size]), q.dtype)
     if metric == "cosine" and not normalized and known is None:
         x = unit_rows(x)
-    scores = tf.matmul(x, q, transpose_b=True)
+    scores = tf.matmul(x, q, transpose_b=True) if rows_first else tf.matmul(q, x, transpose_b=True)
+    own, other = (1, 0) if rows_first else (0, 1)
     if metric == "l2":
         squares = row_squares(x) if known is None else known
-        scores = tf.minimum(2 * scores - squares[:, None] - offsets[None, :], 0)
+        scores = tf.minimum(2 * scores - tf.expand_dims(squares, own) - tf.expand_dims(offsets, other), 0)
     elif metric == "cosine" and known is not None and not normalized:
-        scores = over_norms(scores, known[:, None])
+        scores = over_norms(scores, tf.expand_dims(known, own))
     return ordered(scores)
 
 
@@ -43,7 +45,8 @@ def candidate_scores(
 ) -> tf.Tensor:
     """``(queries, K)`` scores of rows of each query's own; distances from differences, unless they are ``expanded``."""
     dim = q.shape[1]
-    x = tf.cast(tf.gather(rows, places)[..., :dim], q.dtype)
+    x = tf.gather(rows, places)
+    x = tf.cast(x if rows.shape[1] == dim else x[..., :dim], q.dtype)
     known = None if lengths is None else tf.cast(tf.gather(lengths, places), q.dtype)
     if metric == "l2" and expanded is None:
         return ordered(-row_squares(x - q[:, None, :]))
@@ -65,8 +68,12 @@ def over_norms(scores: tf.Tensor, norms: tf.Tensor) -> tf.Tensor:
 
 def ordered(scores: tf.Tensor) -> tf.Tensor:
     """One zero, because XLA sorts the negative one below the other; and minus infinity for NaN."""
-    scores = tf.where(tf.equal(scores, 0), tf.zeros_like(scores), scores)
-    return tf.where(tf.math.is_nan(scores), nowhere(scores), scores)
+    if in_xla():
+        scores = tf.where(tf.equal(scores, 0), tf.zeros_like(scores), scores)
+        return tf.where(tf.math.is_nan(scores), nowhere(scores), scores)
+    # One pass that reads is a fraction of two that write; a sum is NaN where an entry is.
+    usual = tf.math.is_finite(tf.reduce_sum(scores))
+    return tf.cond(usual, lambda: scores, lambda: tf.where(tf.math.is_nan(scores), nowhere(scores), scores))
 
 
 def nowhere(like: tf.Tensor) -> tf.Tensor:

@@ -12,6 +12,7 @@ from mrl.retrieval.planning import BLOCK, ROW_BYTES, plan_gather, plan_tile
 from mrl.retrieval.prepared import Database, SearchResult
 
 from .arrays import is_batched, no_autocast, wide_dtype
+from .best import Found, top_of
 from .losses import truncate
 from .scores import over_norms, row_norms
 
@@ -94,7 +95,7 @@ def _search(
         size = wide.itemsize
         plan = plan_tile(len(q), len(rows), dim, size, on_host=on_host, copied=copied, tile=tile)
         scratch = q.new_empty((min(plan.queries, len(q)), plan.rows))
-        found = _Found(q, k)
+        found = Found(q, k)
         for start in range(0, len(rows) if len(q) else 0, plan.rows):
             x = rows[start : start + plan.rows, :dim].to(wide)
             known = None if lengths is None else lengths[start : start + plan.rows].to(wide)
@@ -150,73 +151,7 @@ def _rerank(
             if metric == "cosine" and not normalized and lengths is not None:
                 over_norms(scores[part], lengths[places].to(wide))
         scores = scores.masked_fill((given < 0) | scores.isnan(), -math.inf)
-        return _first(scores, given, k)
-
-
-def _first(scores: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The best ``k`` of columns in order of their index."""
-    order = scores.sort(dim=-1, descending=True, stable=True).indices[:, :k]
-    scores, indices = scores.gather(1, order), indices.gather(1, order)
-    missing = (0, k - scores.shape[1])
-    indices = torch.nn.functional.pad(indices.masked_fill(scores == -math.inf, -1), missing, value=-1)
-    return torch.nn.functional.pad(scores, missing, value=-math.inf), indices
-
-
-class _Found:
-    """What has been found so far: a list of candidates, and for every query the score that a new one has to pass."""
-
-    def __init__(self, q: Tensor, k: int) -> None:
-        self.k, self.queries = k, len(q)
-        self.least = q.new_full((len(q),), -math.inf)
-        none = torch.empty(0, dtype=torch.int64, device=q.device)
-        self.kept = (none, none, q.new_empty(0))
-        self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.count = 0
-
-    def add(self, first: int, scores: Tensor, start: int) -> None:
-        """Scores ``(queries, BLOCK, blocks)`` of rows from ``start``, none of which comes before a row seen."""
-        queries, _, blocks = scores.shape
-        least = self.least[first : first + queries]
-        if start == 0 and self.k < scores[0].numel():
-            usable = scores.reshape(queries, -1).nan_to_num(-math.inf, math.inf, -math.inf)
-            edge = usable.topk(self.k, sorted=False).values.amin(-1)
-            least.copy_(edge.nextafter(edge.new_tensor(-math.inf)))
-        largest = scores.amax(1)  # of every block; blocks are spread, because so a maximum is taken fastest
-        # Where it is NaN, the rest of its block may pass.
-        query, block = (largest <= least[:, None]).logical_not_().nonzero(as_tuple=True)
-        if not len(query):
-            return
-        values = scores[query, :, block]
-        hit, place = (values > least[query, None]).nonzero(as_tuple=True)
-        self.waiting.append((query[hit] + first, start + place * blocks + block[hit], values[hit, place]))
-        self.count += len(hit)
-        if start and self.count > max(len(self.kept[0]), self.queries * self.k) // 2:
-            self._table()
-
-    def _table(self) -> tuple[Tensor, Tensor]:
-        """Take up what waits, a row for every query; find the threshold anew, and drop what is below."""
-        lists, self.waiting, self.count = [self.kept, *self.waiting], [], 0
-        counts = [query.bincount(minlength=self.queries) for query, _, _ in lists]
-        filled = torch.zeros_like(counts[0])
-        width = max(self.k, int(sum(counts, filled).max()))
-        scores = self.least.new_full((self.queries, width), -math.inf)
-        indices = filled.new_full((self.queries, width), -1)
-        for (query, index, score), count in zip(lists, counts, strict=True):  # each in order of the queries
-            shift = filled - count.cumsum(0) + count
-            place = torch.arange(len(query), device=query.device) + shift[query]
-            scores[query, place], indices[query, place] = score, index
-            filled += count
-        self.least = scores.topk(self.k, sorted=False).values.amin(-1)
-        query, place = ((scores >= self.least[:, None]) & (indices >= 0)).nonzero(as_tuple=True)
-        self.kept = (query, indices[query, place], scores[query, place])
-        return scores, indices
-
-    def best(self) -> tuple[Tensor, Tensor]:
-        if not self.queries:
-            return self.least.new_empty((0, self.k)), self.kept[1].new_empty((0, self.k))
-        scores, indices = self._table()
-        order = indices.argsort(-1)
-        return _first(scores.gather(1, order), indices.gather(1, order), self.k)
+        return top_of(scores, given, k)
 
 
 def _refuse_batches(*arrays: Tensor) -> None:

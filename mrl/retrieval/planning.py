@@ -22,8 +22,11 @@ GATHER_BYTES = 4 << 20
 BLOCK = 16
 """Scores of which only the largest is looked at first."""
 
+FINE = 128
+"""Blocks per result from which on blocks of blocks are looked at first; fewer are sorted as fast as they are."""
+
 PICK_BYTES = 256 << 20
-"""Maxima of blocks, and the rows of those picked that are scored again."""
+"""Maxima of blocks."""
 
 FEWEST_QUERIES = 16
 """Below so many at a time a pass over the database for each of them costs more than it saves."""
@@ -72,30 +75,38 @@ def plan_tile(
     return Tile(together, -(-max(1, tile) // BLOCK) * BLOCK)
 
 
+class Passes(NamedTuple):
+    """A tile, and for how many queries the picked blocks are scored again at a time; ``None``: no blocks are picked."""
+
+    queries: int
+    rows: int
+    again: int | None
+
+
 def plan_passes(
     queries: int, rows: int | None, dim: int, k: int, itemsize: int, *, on_host: bool, tile: int | None
-) -> tuple[Tile, bool]:
+) -> Passes:
     """For static shapes: the tile, and whether a pass keeps the maxima of blocks alone.
 
-    It may where the rows of the best blocks are few and narrow, and are scored again. Where they are wide, the scores
-    of a tile are kept until its best are taken; tiles are large, because that is done once for each.
+    It may where the rows of the best blocks are few beside those there are, and are scored again. Where they are many,
+    the scores of a tile are kept until its best are taken; tiles are larger, because that is done once for each.
 
     Example:
         >>> from mrl.retrieval.planning import plan_passes
         >>> plan_passes(256, 10**6, 16, 200, 4, on_host=True, tile=None)
-        (Tile(queries=256, rows=8192), True)
+        Passes(queries=256, rows=8192, again=20)
         >>> plan_passes(256, 10**6, 2048, 200, 4, on_host=True, tile=None)
-        (Tile(queries=256, rows=65536), False)
+        Passes(queries=256, rows=16384, again=None)
     """
     count = UNKNOWN_ROWS if rows is None else rows
-    again = 2 * k * BLOCK * dim
-    together = min(queries, MOST_QUERIES, PICK_BYTES // (itemsize * (count // BLOCK + again) + 1))
-    if again <= 2 * count and together >= min(queries, FEWEST_QUERIES):
-        return plan_tile(together, rows, dim, itemsize, on_host=on_host, copied=False, tile=tile), True
+    together = min(queries, MOST_QUERIES, PICK_BYTES // (itemsize * (count // BLOCK) + 1))
+    if k * BLOCK * dim <= count and together >= min(queries, FEWEST_QUERIES):
+        plan = plan_tile(together, rows, dim, itemsize, on_host=on_host, copied=False, tile=tile)
+        return Passes(*plan, plan_gather(k * BLOCK, dim, itemsize, on_host=on_host))
     together = min(queries, MOST_QUERIES)
     if tile is None:
-        tile = (8 * HOST_BYTES if on_host else ACCELERATOR_BYTES) // (itemsize * max(1, together))
-    return plan_tile(together, rows, dim, itemsize, on_host=on_host, copied=False, tile=tile), False
+        tile = (2 * HOST_BYTES if on_host else ACCELERATOR_BYTES) // (itemsize * max(1, together))
+    return Passes(*plan_tile(together, rows, dim, itemsize, on_host=on_host, copied=False, tile=tile), None)
 
 
 def plan_gather(candidates: int, dim: int, itemsize: int, *, on_host: bool, queries: int | None = None) -> int:

@@ -30,7 +30,7 @@ def search(
     lowest index, at the edge of the ``k`` best too. A row whose score is NaN or minus infinity is never returned.
 
     Beside the database and the result it holds the scores of one tile: at most 256 queries by as many rows as make
-    8 MiB on a CPU (64 MiB of wide rows in JAX and TensorFlow) and 256 MiB elsewhere; what of a tile is widened or
+    8 MiB on a CPU (16 MiB of wide rows in JAX and TensorFlow) and 256 MiB elsewhere; what of a tile is widened or
     normalised, up to 64 MiB; and in JAX and TensorFlow the maxima of blocks of narrow rows, up to 256 MiB.
 
     Args:
