@@ -17,7 +17,7 @@ from timing import alternate, summary
 
 import mrl
 
-FUNNEL = (16, 64, 256), (200, 100, 50)
+FUNNEL = (16, 64, 256)
 OWN_TILE = 16_384
 
 
@@ -84,8 +84,8 @@ def held(rows: np.ndarray, backend: str) -> Any:
 def costs(arguments: argparse.Namespace) -> dict[str, tuple[float, float]]:
     """FLOPs, and bytes of rows read, of all queries together: what no implementation can do without."""
     q, n, d, m, s = (getattr(arguments, name) for name in ("queries", "rows", "width", "dim", "shortlist"))
-    dims, lengths = (*FUNNEL[0], d), FUNNEL[1]
-    funnel = [n * dims[0], *(k * dim for k, dim in zip(lengths, dims[1:], strict=True))]
+    dims, lengths = stages(arguments)
+    funnel = [n * dims[0], *(k * dim for k, dim in zip(lengths, dims[1:], strict=False))]
     exact, short, two = (2.0 * q * n * d, 4.0 * n * d), (2.0 * q * n * m, 4.0 * n * m), s * d
     return {
         "own": exact,
@@ -96,6 +96,12 @@ def costs(arguments: argparse.Namespace) -> dict[str, tuple[float, float]]:
         "faiss and rerank": (short[0] + 2.0 * q * two, short[1] + 4.0 * q * two),
         "funnel": (2.0 * q * sum(funnel), 4.0 * (funnel[0] + q * sum(funnel[1:]))),
     }
+
+
+def stages(arguments: argparse.Namespace) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of the funnel: four where the width is more than 256, and half as long a shortlist each time."""
+    narrow = [dim for dim in FUNNEL if dim < arguments.width]
+    return (*narrow, arguments.width), (*(arguments.shortlist >> i for i in range(len(narrow))), arguments.k)
 
 
 def faiss_steps(
@@ -123,15 +129,14 @@ def faiss_steps(
 
 def own_steps(backend: str, queries: np.ndarray, x: Any, arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     m, s, k, d = arguments.dim, arguments.shortlist, arguments.k, arguments.width
-    dims = tuple(dim for dim in FUNNEL[0] if dim < d)
+    dims, lengths = stages(arguments)
     q = mrl.convert(queries, backend)
-    database = mrl.prepare_database(x, sorted({m, *dims}))
+    database = mrl.prepare_database(x, sorted({m, *dims[:-1]}))
     run = jitted if backend == "jax" else lambda function: function
-    lengths = (*FUNNEL[1][: len(dims)], k)
     search = run(lambda q, x: mrl.search(q, x, k=k, metric="dot"))
     shortlist = run(lambda q, x: mrl.search(q, x, k=s, dim=m))
     two = run(lambda q, x: mrl.funnel_search(q, x, dims=(m, d), shortlists=(s, k)))
-    funnel = run(lambda q, x: mrl.funnel_search(q, x, dims=(*dims, d), shortlists=lengths))
+    funnel = run(lambda q, x: mrl.funnel_search(q, x, dims=dims, shortlists=lengths))
     own = OWN[backend](k)
     return {
         "own": lambda: own(q, x),

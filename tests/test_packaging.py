@@ -12,7 +12,7 @@ from mrl.protocol import FURTHER_KERNELS, KERNELS, KEYED_KERNELS, SHARDING_KERNE
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-FILES = ["arrays", "cascade", "contrastive", "losses", "retrieval", "scores"]
+FILES = ["arrays", "best", "cascade", "contrastive", "losses", "retrieval", "scores"]
 FURTHER_FILES = [
     "across",
     "contrastive_fused",

@@ -8,6 +8,8 @@ from retrieval_cases import array, host
 
 import mrl
 from mrl import spec
+from mrl.cascade.binomial import clopper_pearson
+from mrl.retrieval.betting import mean_interval
 
 WIDTH, COUNT = 64, 3000
 SCALE = 0.93 ** np.arange(WIDTH)
@@ -36,6 +38,33 @@ def test_fresh_queries_find_what_was_promised() -> None:
     recall = mrl.metrics.recall_at_k(found.indices, exact.indices, 10)
     assert recall >= 0.97 - 0.005
     assert PLAN.recall.low - 0.01 <= recall <= PLAN.recall.high + 0.01
+
+
+@pytest.mark.parametrize("size", [8, 60])
+@pytest.mark.parametrize(
+    "values", [((0.0, 0.1), (1.0, 0.9)), ((0.5, 0.2), (1.0, 0.8)), ((0.0, 0.5), (1.0, 0.5)), ((0.9, 0.3), (1.0, 0.7))]
+)
+def test_the_interval_covers_whatever_the_recalls_are(values: tuple, size: int) -> None:
+    """95 % of 1000 draws of queries, less four standard errors."""
+    rng = np.random.default_rng(0)
+    numbers, chances = np.array(values).T
+    found = [mean_interval(rng.choice(numbers, size, p=chances), 0.95) for _ in range(1000)]
+    covered = np.mean([interval.low <= numbers @ chances <= interval.high for interval in found])
+    assert covered >= 0.95 - 4 * np.sqrt(0.05 * 0.95 / 1000)
+    assert all(0 <= interval.low <= interval.value <= interval.high <= 1 for interval in found)
+    assert np.mean([interval.high - interval.low for interval in found]) < 4.5 / np.sqrt(size)
+
+
+def test_the_interval_counts_queries_not_neighbours() -> None:
+    """All ten neighbours of a query stand and fall together: as long an interval as of one neighbour a query."""
+    shares = np.repeat([1.0, 0.0], [95, 5])[np.random.default_rng(0).permutation(100)]
+    low, high = clopper_pearson(95, 100, 0.95)
+    together, apart = mean_interval(shares, 0.95), clopper_pearson(950, 1000, 0.95)
+    assert (
+        together.low <= low
+        and together.high - together.low > 2 * (apart[1] - apart[0])
+        and together.high >= high - 0.01
+    )
 
 
 def test_every_backend_plans_the_same(backend_name: str) -> None:

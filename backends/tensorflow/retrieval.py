@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from mrl.retrieval.planning import MOST_QUERIES, ROW_BYTES, Passes, plan_gather, plan_passes
+from mrl.retrieval.planning import MOST_QUERIES, PICK_BYTES, ROW_BYTES, UNKNOWN_ROWS, Passes, plan_gather, plan_passes
 from mrl.retrieval.prepared import Database, SearchResult
 
 from .arrays import in_xla, on_host, wide_dtype
@@ -36,6 +36,8 @@ def search(
     q = tf.cast(tf.reshape(tf.stop_gradient(queries)[..., :dim], [-1, dim]), wide)
     count = MOST_QUERIES if q.shape[0] is None else q.shape[0]
     plan = plan_passes(count, rows.shape[0], dim, k, wide.size, on_host=on_host(queries), tile=tile)
+    if dim < rows.shape[1] and (rows.shape[0] or UNKNOWN_ROWS) * dim * rows.dtype.size > PICK_BYTES:
+        plan = plan._replace(again=None)  # which would gather whole rows, or copy so many of their columns
     rows, lengths = tf.stop_gradient(rows), None if lengths is None else tf.stop_gradient(lengths)
     # Many tiles are worth a graph, which starts its operations faster and several at a time.
     run = _trace_search if tf.executing_eagerly() and rows.shape[0] > FEW_ROWS else _search

@@ -60,9 +60,9 @@ class FunnelPlan:
         metric: of the search.
         rows, width: of the database.
         goal: the recall that was asked for.
-        recall: the share of the exact ``k`` neighbours found for the queries held out of the choice, with Clopper and
-            Pearson's interval at 95 %, which takes neighbours for independent of each other.
-        complete: the share of these queries for which all ``k`` were found, with the same interval, exact.
+        recall: the share of the exact ``k`` neighbours found for the queries held out of the choice, with an interval
+            that covers the recall of queries like these with 95 %, of any number and however they differ.
+        complete: the share of these queries for which all ``k`` were found, with Clopper and Pearson's at 95 %.
         queries: how many were held out.
         multiply_adds, bytes: of one query, counted: see :class:`FunnelChoice`.
         exact_multiply_adds: of one query of an exact search with all dimensions.

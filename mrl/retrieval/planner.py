@@ -18,6 +18,7 @@ from ..dispatch import backend_of, device_of, settle
 from ..heads import Array
 from ..nesting import Nesting
 from . import arguments
+from .betting import mean_interval
 from .plan import FunnelChoice, FunnelPlan
 from .prepared import Database
 from .search import funnel_search, prepare_database, search
@@ -81,7 +82,8 @@ def plan_funnel(
         >>> plan.recall.value >= 0.98, plan.dims[-1], plan.k
         (True, 64, 10)
 
-    Source: arXiv 2205.13147, section 4.3.1; Clopper and Pearson, Biometrika 26 (1934).
+    Source: arXiv 2205.13147, section 4.3.1; of the intervals arXiv 2010.09686, and Clopper and Pearson, Biometrika 26
+    (1934).
     """
     goal = _check_recall(recall)
     checks.check_flag("measured", measured)
@@ -127,8 +129,8 @@ def plan_funnel(
         count,
         width,
         goal,
-        _interval(int(hits.sum()), hits.size),
-        _interval(int(hits.all(-1).sum()), len(hits)),
+        mean_interval(np.random.default_rng(seed).permutation(hits.mean(-1)), LEVEL),
+        _share(int(hits.all(-1).sum()), len(hits)),
         len(hits),
         choice.multiply_adds,
         choice.bytes,
@@ -233,7 +235,7 @@ def _indices(array: Array) -> NDArray[Any]:
     return np.asarray(backend_of({"indices": array}).to_numpy(array, blocking=True))
 
 
-def _interval(hits: int, count: int) -> Interval:
+def _share(hits: int, count: int) -> Interval:
     return Interval(hits / count, *clopper_pearson(hits, count, LEVEL))
 
 

@@ -31,7 +31,8 @@ def search(
 
     Beside the database and the result it holds the scores of one tile: at most 256 queries by as many rows as make
     8 MiB on a CPU (16 MiB of wide rows in JAX and TensorFlow) and 256 MiB elsewhere; what of a tile is widened or
-    normalised, up to 64 MiB; and in JAX and TensorFlow the maxima of blocks of narrow rows, up to 256 MiB.
+    normalised, up to 64 MiB; in JAX and TensorFlow the maxima of blocks, up to 256 MiB; and in TensorFlow as much of
+    the columns that count, where they have not been prepared.
 
     Args:
         queries: ``(..., D)`` floating, of any framework.
