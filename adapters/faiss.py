@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -15,12 +16,18 @@ import numpy as np
 import mrl
 from mrl import checks
 from mrl.dispatch import settle
+from mrl.files import write_atomically
 from mrl.heads import Array
+from mrl.porting.stored import dtype_named
 from mrl.retrieval.arguments import check_dim, check_funnel, check_metric, check_rows
 from mrl.retrieval.prepared import Database
+from mrl.retrieval.storage import look
 
 KINDS = ("flat", "hnsw", "ivf")
 FORMAT = "mrl.faiss_funnel"
+DESCRIPTION = "funnel.json"
+OURS = re.compile(r"(index(-\d+)?\.faiss|vectors(-\d+)?\.npy)")
+WRITER: Any = faiss.PyCallbackIOWriter
 REMAP: Any = faiss.RemapDimensionsTransform  # its stubs know one of its two forms
 PART = 65_536
 """Rows that are widened at a time on their way into an index."""
@@ -90,20 +97,43 @@ class FaissFunnel:
     def save(self, folder: str | PathLike[str], *, vectors: bool = True) -> None:
         """Write the index, the funnel and, unless they stay where they are, the vectors to a folder.
 
+        ``funnel.json`` names the other files, ``index.faiss`` and ``vectors.npy``, and is written last: one that was
+        there before is whole until then, its files have other names, and a funnel may be saved where it was loaded.
+
         Args:
             folder: made if it is not there.
-            vectors: write ``vectors.npy`` too.
+            vectors: write them too.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written; a funnel that was there before is there still.
         """
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        faiss.write_index(self.index, str(place / "index.faiss"))
-        if vectors:
-            np.save(place / "vectors.npy", self.vectors)
-        content = {"format": FORMAT, "dims": self.dims, "shortlists": self.shortlists, "metric": self.metric}
-        (place / "funnel.json").write_text(json.dumps({**content, "shape": self.vectors.shape}), encoding="utf-8")
+        before = _files(place)
+        index, rows = _free(place, "index", "faiss"), _free(place, "vectors", "npy") if vectors else None
+        content = {
+            "format": FORMAT,
+            "dims": self.dims,
+            "shortlists": self.shortlists,
+            "metric": self.metric,
+            "shape": self.vectors.shape,
+            "dtype": self.vectors.dtype.name,
+            "looks": look(self.vectors),
+            "index": index,
+            "vectors": rows,
+        }
+        try:
+            write_atomically(place / index, lambda stream: faiss.write_index(self.index, WRITER(stream.write)))
+            if rows is not None:
+                write_atomically(place / rows, lambda stream: np.save(stream, _bits(self.vectors)))
+            write_atomically(place / DESCRIPTION, json.dumps(content))
+        except BaseException:
+            for name in (index, rows or index):
+                (place / name).unlink(missing_ok=True)
+            raise
+        for name in before:
+            if vectors or name.endswith(".faiss"):  # vectors that stay where they are may be these
+                (place / name).unlink(missing_ok=True)
 
 
 def build(
@@ -199,25 +229,52 @@ def load(folder: str | PathLike[str], *, vectors: np.ndarray | None = None) -> F
     """
     place = Path(folder)
     try:
-        content = json.loads((place / "funnel.json").read_text(encoding="utf-8"))
+        content = json.loads((place / DESCRIPTION).read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {str(content['format'])[:40]!r}")
         stages = check_funnel(content["dims"], content["shortlists"])
-        metric, shape = content["metric"], tuple(content["shape"])
+        metric, shape, dtype = content["metric"], tuple(content["shape"]), content["dtype"]
         check_metric(metric)
+        files = _files(place)
+        if files != {content["index"], content["vectors"]} - {None}:
+            raise ValueError(f"its files are {content['index']!r} and {content['vectors']!r}")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"folder: {folder}: expected what FaissFunnel.save writes, got other: {error}") from error
     if vectors is None:
-        if not (place / "vectors.npy").exists():
+        if content["vectors"] is None:
             raise ValueError(f"vectors: expected those that {folder} was built of, which it does not hold; pass them")
-        vectors = np.load(place / "vectors.npy", mmap_mode="r")
-    index = faiss.read_index(str(place / "index.faiss"))
-    if vectors.shape != shape or index.ntotal != shape[0]:
+        vectors = np.load(place / content["vectors"], mmap_mode="r")
+        vectors = vectors.view(dtype_named(dtype)) if dtype == "bfloat16" else vectors
+    index = faiss.read_index(str(place / content["index"]))
+    fits = (vectors.shape, vectors.dtype.name, index.ntotal) == (shape, dtype, shape[0])
+    if not fits or look(vectors) != content["looks"]:
         raise ValueError(
-            f"vectors: expected shape {shape} and as many in the index, got {vectors.shape} and {index.ntotal}; "
+            f"vectors: expected shape {shape} in {dtype} and as many in the index, got {vectors.shape} in "
+            f"{vectors.dtype.name} and {index.ntotal}{' with other numbers' if fits else ''}; "
             "pass those that it was built of"
         )
     return FaissFunnel(index, vectors, tuple(m for m, _ in stages), tuple(kept for _, kept in stages), metric)
+
+
+def _files(place: Path) -> set[str]:
+    """The files that the description in a folder names; none where there is no such description."""
+    try:
+        content = json.loads((place / DESCRIPTION).read_text(encoding="utf-8"))
+        names = {content["index"], content["vectors"]} - {None}
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
+    return {name for name in names if isinstance(name, str) and OURS.fullmatch(name)}
+
+
+def _free(place: Path, stem: str, suffix: str) -> str:
+    """A name that no file in the folder has."""
+    names = (f"{stem}.{suffix}", *(f"{stem}-{i}.{suffix}" for i in range(2, 1000)))
+    return next(name for name in names if not (place / name).exists())
+
+
+def _bits(vectors: np.ndarray) -> np.ndarray:
+    """What NumPy's files have a dtype for."""
+    return vectors.view(np.uint16) if vectors.dtype.name == "bfloat16" else vectors
 
 
 def _inner(dim: int, metric: str, kind: str, neighbours: int) -> Any:

@@ -7,6 +7,7 @@ One process, steps in turns, medians. Prints a table with the floors, in FLOPs a
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +19,11 @@ from timing import alternate, summary
 import mrl
 
 FUNNEL = (16, 64, 256)
+SETS = 8
+"""Of queries, more than there are steps: each step takes the next, so that no candidates lie in a cache already."""
+
 OWN_TILE = 16_384
+Step = Callable[[int], Any]
 
 
 def main() -> None:
@@ -40,7 +45,12 @@ def main() -> None:
     x = held(rows, arguments.backend)
     steps = faiss_steps(queries, rows, arguments) if not arguments.no_faiss else {}
     steps |= own_steps(arguments.backend, queries, x, arguments)
-    chosen = {name: step for name, step in steps.items() if not arguments.only or name in arguments.only}
+    turns = itertools.count()
+
+    def taken(step: Step) -> Callable[[], Any]:
+        return lambda: step(next(turns) % SETS)
+
+    chosen = {name: taken(step) for name, step in steps.items() if not arguments.only or name in arguments.only}
     reference = "own" if "own" in chosen else next(iter(chosen))
     timed = summary(alternate(chosen, wait, repeats=arguments.repeats, warm_up=1), reference)
     floors = costs(arguments)
@@ -52,7 +62,7 @@ def main() -> None:
     print(json.dumps({"arguments": vars(arguments), "steps": timed, "floors": floors}))
 
 
-def inputs(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+def inputs(arguments: argparse.Namespace) -> tuple[list[np.ndarray], np.ndarray]:
     """Normalised rows whose first dimensions say most, and queries near some of them."""
     rng = np.random.default_rng(0)
     scale = (1 / np.sqrt(1 + np.arange(arguments.width))).astype(np.float32)
@@ -62,10 +72,11 @@ def inputs(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     for start in range(0, len(rows), 10_000):
         part = rng.standard_normal((min(10_000, len(rows) - start), arguments.width), np.float32) * scale
         rows[start : start + 10_000] = part / np.linalg.norm(part, axis=1, keepdims=True)
-    near = rows[rng.integers(0, len(rows), arguments.queries)]
+    near = rows[rng.integers(0, len(rows), SETS * arguments.queries)]
     noise = rng.standard_normal(near.shape, np.float32) * scale
     queries = near + 0.5 * noise / np.linalg.norm(noise, axis=1, keepdims=True)
-    return queries / np.linalg.norm(queries, axis=1, keepdims=True), rows
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    return np.split(queries, SETS), rows
 
 
 def held(rows: np.ndarray, backend: str) -> Any:
@@ -104,33 +115,31 @@ def stages(arguments: argparse.Namespace) -> tuple[tuple[int, ...], tuple[int, .
     return (*narrow, arguments.width), (*(arguments.shortlist >> i for i in range(len(narrow))), arguments.k)
 
 
-def faiss_steps(
-    queries: np.ndarray, rows: np.ndarray, arguments: argparse.Namespace
-) -> dict[str, Callable[[], np.ndarray]]:
+def faiss_steps(queries: list[np.ndarray], rows: np.ndarray, arguments: argparse.Namespace) -> dict[str, Step]:
     """FAISS's flat index on the same prefixes, and its shortlist reranked by NumPy."""
     import faiss
 
     m, s, k = arguments.dim, arguments.shortlist, arguments.k
     index = faiss.IndexFlatIP(m)
     index.add(np.ascontiguousarray(mrl.truncate(rows[:, :m].copy(), m)))
-    short = np.ascontiguousarray(mrl.truncate(queries[:, :m].copy(), m))
+    short = [np.ascontiguousarray(mrl.truncate(some[:, :m].copy(), m)) for some in queries]
 
-    def shortlist() -> np.ndarray:
-        return index.search(short, s)[1]
+    def shortlist(turn: int) -> np.ndarray:
+        return index.search(short[turn], s)[1]
 
-    def both() -> np.ndarray:
-        found = shortlist()
-        scores = np.stack([rows[places] @ query for places, query in zip(found, queries, strict=True)])
+    def both(turn: int) -> np.ndarray:
+        found = shortlist(turn)
+        scores = np.stack([rows[places] @ query for places, query in zip(found, queries[turn], strict=True)])
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(found, order, 1)
 
     return {"faiss shortlist": shortlist, "faiss and rerank": both}
 
 
-def own_steps(backend: str, queries: np.ndarray, x: Any, arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
+def own_steps(backend: str, queries: list[np.ndarray], x: Any, arguments: argparse.Namespace) -> dict[str, Step]:
     m, s, k, d = arguments.dim, arguments.shortlist, arguments.k, arguments.width
     dims, lengths = stages(arguments)
-    q = mrl.convert(queries, backend)
+    q = [mrl.convert(some, backend) for some in queries]
     database = mrl.prepare_database(x, sorted({m, *dims[:-1]}))
     run = jitted if backend == "jax" else lambda function: function
     search = run(lambda q, x: mrl.search(q, x, k=k, metric="dot"))
@@ -139,11 +148,11 @@ def own_steps(backend: str, queries: np.ndarray, x: Any, arguments: argparse.Nam
     funnel = run(lambda q, x: mrl.funnel_search(q, x, dims=dims, shortlists=lengths))
     own = OWN[backend](k)
     return {
-        "own": lambda: own(q, x),
-        "exact": lambda: search(q, x),
-        "shortlist": lambda: shortlist(q, database),
-        "two stages": lambda: two(q, database),
-        "funnel": lambda: funnel(q, database),
+        "own": lambda turn: own(q[turn], x),
+        "exact": lambda turn: search(q[turn], x),
+        "shortlist": lambda turn: shortlist(q[turn], database),
+        "two stages": lambda turn: two(q[turn], database),
+        "funnel": lambda turn: funnel(q[turn], database),
     }
 
 

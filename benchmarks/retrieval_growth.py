@@ -1,6 +1,6 @@
 """Search against rows, dimensions, shortlist and queries: ``python retrieval_growth.py FIGURE``, half an hour.
 
-Every point is a run of ``retrieval.py`` in a process of its own. Beside the figure lie its numbers, as JSON; points that
+Every point is a run of ``retrieval.py`` in a process of its own. Beside the figure lie its numbers as JSON; points that
 are there already are not run again.
 """
 

@@ -74,9 +74,51 @@ def test_what_is_saved_is_loaded(kind: str, vectors: bool, tmp_path: Path) -> No
             adapter.load(tmp_path / "funnel")
         with pytest.raises(ValueError, match=r"vectors: expected shape \(3000, 48\) .*, got \(2999, 48\)"):
             adapter.load(tmp_path / "funnel", vectors=ROWS[1:])
+        with pytest.raises(ValueError, match=r"and 3000 with other numbers; pass those"):
+            adapter.load(tmp_path / "funnel", vectors=ROWS[::-1])
     (tmp_path / "funnel" / "funnel.json").write_text('{"format": "other"}')
     with pytest.raises(ValueError, match=r"expected what FaissFunnel\.save writes, got other: its format is 'other'"):
         adapter.load(tmp_path / "funnel")
+
+
+def test_a_funnel_is_saved_where_it_was_loaded(tmp_path: Path) -> None:
+    """Whose vectors are mapped from the file that is written; and an interrupted save leaves what was there."""
+    adapter.build(ROWS, dims=(8, 48), shortlists=(200, 10)).save(tmp_path)
+    expected = adapter.load(tmp_path).search(QUERIES).indices
+    for vectors in (True, True, False):
+        funnel = adapter.load(tmp_path)
+        funnel.save(tmp_path, vectors=vectors)
+        np.testing.assert_array_equal(funnel.search(QUERIES).indices, expected)
+    again = adapter.load(tmp_path, vectors=funnel.vectors)
+    np.testing.assert_array_equal(again.search(QUERIES).indices, expected)
+    assert len([*tmp_path.glob("*.faiss")]) == len([*tmp_path.glob("*.npy")]) == 1
+
+
+@pytest.mark.parametrize("part", ["write_index", "save"])
+def test_an_interrupted_save_leaves_what_was_there(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter.build(ROWS, dims=(8, 48), shortlists=(200, 10)).save(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    other = adapter.build(ROWS[::-1], dims=(4, 48), shortlists=(20, 1))
+
+    def full(*_: object) -> None:
+        raise OSError("no space is left")
+
+    monkeypatch.setattr(adapter.faiss if part == "write_index" else np, part, full)
+    with pytest.raises(OSError, match="no space"):
+        other.save(tmp_path)
+    monkeypatch.undo()
+    loaded = adapter.load(tmp_path)
+    assert loaded.dims == (8, 48) and (loaded.vectors == ROWS).all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_halves_come_back(tmp_path: Path) -> None:
+    for dtype in (np.float16, pytest.importorskip("ml_dtypes").bfloat16):
+        funnel = adapter.build(ROWS.astype(dtype), dims=(8, 48), shortlists=(200, 10))
+        funnel.save(tmp_path)
+        loaded = adapter.load(tmp_path)
+        assert loaded.vectors.dtype == dtype
+        np.testing.assert_array_equal(loaded.search(QUERIES).indices, funnel.search(QUERIES).indices)
 
 
 @pytest.mark.parametrize(

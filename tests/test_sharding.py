@@ -95,6 +95,41 @@ for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
 """
 
 
+SEARCHES = """
+import jax, jax.numpy as jnp, numpy as np, mrl
+from jax.sharding import NamedSharding, PartitionSpec as P
+from mrl import spec
+assert len(jax.devices()) == 2
+use_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh  # as it is called before 0.8
+rng = np.random.default_rng(0)
+funnel = lambda q, x: mrl.funnel_search(q, x, dims=(4, 8), shortlists=(200, 5))
+for count in (600, 20_000):  # tiles that keep their scores, and blocks
+    queries, rows = (rng.normal(size=(n, 8)).astype("float32") for n in (6, count))
+    rows[: count // 2] = rows[count // 2 :]  # all of the first half's scores are the second's
+    expected = spec.funnel_search(queries, rows, dims=(4, 8), shortlists=(200, 5))
+    def split(q, x):  # each device searches its rows, and the best of both are in order of device and index
+        found = mrl.search(q, x, k=5)
+        scores, indices = jax.lax.all_gather((found.scores, found.indices), "data", axis=1, tiled=True)
+        indices = indices + jnp.repeat(jnp.arange(2), 5) * len(x)
+        scores, order = jax.lax.top_k(scores, 5)
+        return scores, jnp.take_along_axis(indices, order, 1)
+    for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
+        mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,))
+        some, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+        q, x = jax.device_put(queries, some), jax.device_put(rows, whole)
+        share = jax.shard_map(funnel, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"))
+        runs = [funnel, jax.jit(funnel), jax.jit(share)]
+        if kind == jax.sharding.AxisType.Auto:  # where the compiler may move rows to where they are gathered
+            runs.append(lambda q, x: jax.jit(funnel)(q, jax.device_put(x, some)))
+        with use_mesh(mesh):
+            for run in runs:
+                np.testing.assert_array_equal(run(q, x).indices, expected.indices)
+            parts = jax.shard_map(split, mesh=mesh, in_specs=(P(), P("data")), out_specs=P(), check_vma=False)
+            found = parts(jax.device_put(queries, whole), jax.device_put(rows, some))
+        np.testing.assert_array_equal(found[1], spec.search(queries, rows, k=5).indices)
+"""
+
+
 WORK = """
 import re, jax, jax.numpy as jnp, numpy as np, mrl
 from jax.sharding import NamedSharding, PartitionSpec as P
@@ -161,7 +196,9 @@ def test_each_of_eight_devices_does_its_part_of_the_work(backend_jax: None, scri
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("script", [PLACED, MAPPED, CASCADES], ids=["sharded arrays", "shard_map", "cascades"])
+@pytest.mark.parametrize(
+    "script", [PLACED, MAPPED, CASCADES, SEARCHES], ids=["sharded arrays", "shard_map", "cascades", "searches"]
+)
 def test_rows_on_two_devices(backend_jax: None, script: str) -> None:
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(

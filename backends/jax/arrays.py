@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mrl.heads import Head, head_leaves
 
@@ -112,6 +113,19 @@ def row_shards(z: Array) -> int:
     kinds = zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
     automatic = jax.sharding.AxisType.Auto
     return math.prod(size for name, size, kind in kinds if kind == automatic or name in named)
+
+
+def row_sharding(z: Array, *others: Any) -> NamedSharding | None:
+    """Where shardings are part of the types, that of a result for each row of ``z``: as the row itself is placed.
+
+    The compiler still plans the work between, under ``jax.sharding.auto_axes``.
+    """
+    shardings = [jax.typeof(x).sharding for x in jax.tree.leaves((z, others))]
+    explicit = [sharding.mesh for sharding in shardings if sharding.mesh._any_axis_explicit]
+    if not explicit:
+        return None
+    rows = shardings[0].spec[: z.ndim - 1] if shardings[0].mesh == explicit[0] else ()
+    return NamedSharding(explicit[0], PartitionSpec(*rows))
 
 
 def vary_together(tree: Any) -> Any:

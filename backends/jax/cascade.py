@@ -9,14 +9,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from mrl.cascade.planning import level_columns, plan_chunk_rows, plan_wave_rows
 from mrl.cascade.policy import CascadePolicy, CascadeResult
 from mrl.heads import Head, TiedHead, head_classes
 from mrl.nesting import Nesting
 
-from .arrays import accumulation_dtype, lift, on_host, product
+from .arrays import accumulation_dtype, lift, on_host, product, row_sharding
 
 
 def cascade_exit(probabilities: Array, policy: CascadePolicy, *, logits: bool) -> CascadeResult:
@@ -51,12 +50,8 @@ def cascade_predict(z: Array, head: Head, policy: CascadePolicy, *, chunk_rows: 
     z, head = lax.stop_gradient((z, head))
     walk = partial(_walk, nesting=policy.nesting, kind=policy.confidence, chunk=chunk)
     work = partial(_walk_in_waves, walk=walk, wave=wave)
-    shardings = [jax.typeof(x).sharding for x in jax.tree.leaves((z, head))]
-    explicit = [sharding.mesh for sharding in shardings if sharding.mesh._any_axis_explicit]
-    if explicit:
-        # Where shardings are part of the types, the compiler still plans the walk; a result is placed as its row is.
-        rows_of_z = shardings[0].spec[: len(lead)] if shardings[0].mesh == explicit[0] else ()
-        per_row = NamedSharding(explicit[0], PartitionSpec(*rows_of_z))
+    per_row = row_sharding(z, head)
+    if per_row is not None:
         work = jax.sharding.auto_axes(work, out_sharding=CascadeResult(per_row, per_row, per_row))
     return work(z, head, cuts, temperatures)
 

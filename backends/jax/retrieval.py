@@ -14,7 +14,7 @@ from jax import Array, lax
 from mrl.retrieval.planning import Passes, plan_gather, plan_passes
 from mrl.retrieval.prepared import Database, SearchResult
 
-from .arrays import on_host, wide_dtype
+from .arrays import on_host, row_sharding, wide_dtype
 from .best import by_tiles, picked_places, top_of
 from .losses import truncate
 from .scores import candidate_scores, row_norms, tile_scores
@@ -32,13 +32,18 @@ def search(
     tile: int | None,
 ) -> SearchResult:
     wide, lead = wide_dtype(queries, rows), queries.shape[:-1]
-    q = lax.stop_gradient(queries)[..., :dim].reshape(math.prod(lead), dim).astype(wide)
-    rows, lengths = lax.stop_gradient((rows, lengths))
-    if not len(q) or not len(rows):
+    count = math.prod(lead)
+    if not count or not len(rows):
         return SearchResult(jnp.full((*lead, k), -jnp.inf, wide), jnp.full((*lead, k), -1))
-    plan = plan_passes(len(q), len(rows), dim, k, wide.itemsize, on_host=on_host(queries), tile=tile)
-    found = _search(q, rows, lengths, k=k, metric=metric, normalized=normalized, plan=plan)
-    return SearchResult(*(field.reshape(*lead, k) for field in found))
+    queries, rows, lengths = lax.stop_gradient((queries, rows, lengths))
+    plan = plan_passes(count, len(rows), dim, k, wide.itemsize, on_host=on_host(queries), tile=tile)
+
+    def work(queries: Array, rows: Array, lengths: Array | None) -> SearchResult:
+        q = queries[..., :dim].reshape(count, dim).astype(wide)
+        found = _search(q, rows, lengths, k=k, metric=metric, normalized=normalized, plan=plan)
+        return SearchResult(*(field.reshape(*lead, k) for field in found))
+
+    return _placed(work, queries, rows, lengths)
 
 
 def rerank(
@@ -52,15 +57,19 @@ def rerank(
     metric: str,
     normalized: bool,
 ) -> SearchResult:
-    wide, lead = wide_dtype(queries, rows), queries.shape[:-1]
-    q = lax.stop_gradient(queries)[..., :dim].reshape(math.prod(lead), dim).astype(wide)
-    rows, lengths = lax.stop_gradient((rows, lengths))
-    if not len(q) or not len(rows) or not candidates.shape[-1]:
+    wide, lead, width = wide_dtype(queries, rows), queries.shape[:-1], candidates.shape[-1]
+    count = math.prod(lead)
+    if not count or not len(rows) or not width:
         return SearchResult(jnp.full((*lead, k), -jnp.inf, wide), jnp.full((*lead, k), -1))
-    given = candidates.reshape(len(q), candidates.shape[-1])
-    together = plan_gather(given.shape[1], dim, wide.itemsize, on_host=on_host(queries), queries=len(q))
-    found = _rerank(q, rows, lengths, given, k=k, metric=metric, normalized=normalized, together=together)
-    return SearchResult(*(field.reshape(*lead, k) for field in found))
+    queries, rows, lengths = lax.stop_gradient((queries, rows, lengths))
+    together = plan_gather(width, dim, wide.itemsize, on_host=on_host(queries), queries=count)
+
+    def work(queries: Array, rows: Array, lengths: Array | None, candidates: Array) -> SearchResult:
+        q, given = queries[..., :dim].reshape(count, dim).astype(wide), candidates.reshape(count, width)
+        found = _rerank(q, rows, lengths, given, k=k, metric=metric, normalized=normalized, together=together)
+        return SearchResult(*(field.reshape(*lead, k) for field in found))
+
+    return _placed(work, queries, rows, lengths, candidates)
 
 
 def prepare_database(rows: Array, *, dims: tuple[int, ...], metric: str, track: Any) -> Database:
@@ -70,6 +79,13 @@ def prepare_database(rows: Array, *, dims: tuple[int, ...], metric: str, track: 
         return Database(rows, prefixes, row_norms(rows))
     squares = tuple(_squares(rows, dim=m) for m in (*narrow, rows.shape[1]))
     return Database(rows, prefixes, None, squares if metric == "l2" else None)
+
+
+def _placed(work: Callable[..., SearchResult], queries: Array, *others: Any) -> SearchResult:
+    per_row = row_sharding(queries, others)
+    if per_row is not None:
+        work = jax.sharding.auto_axes(work, out_sharding=SearchResult(per_row, per_row))
+    return work(queries, *others)
 
 
 @partial(jax.jit, static_argnames=("k", "metric", "normalized", "plan"))

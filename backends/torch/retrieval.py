@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mrl.pages import AROUND, giver_back
 from mrl.retrieval.planning import BLOCK, ROW_BYTES, plan_gather, plan_tile
 from mrl.retrieval.prepared import Database, SearchResult
 
-from .arrays import is_batched, no_autocast, wide_dtype
+from .arrays import has_memory, is_batched, no_autocast, wide_dtype
 from .best import Found, top_of
 from .losses import truncate
 from .scores import over_norms, row_norms
@@ -65,6 +67,7 @@ def prepare_database(rows: Tensor, *, dims: tuple[int, ...], metric: str, track:
     lengths = tuple(rows.new_empty(count, dtype=wide) for _ in columns)
     with torch.no_grad():
         step = max(1, ROW_BYTES // (width * wide.itemsize))
+        give_back = _giver_back(rows)
         for start in track([*range(0, count, step)]):
             part = slice(start, start + step)
             x = rows[part].to(wide)
@@ -72,6 +75,7 @@ def prepare_database(rows: Tensor, *, dims: tuple[int, ...], metric: str, track:
                 prefix[part] = truncate(x, m, normalize=True) if metric == "cosine" else rows[part, :m]
             for m, length in zip(columns, lengths, strict=True):
                 length[part] = row_norms(x) if metric == "cosine" else x[:, :m].square().sum(-1)
+            give_back(x.shape[0] * _row_bytes(rows))
     return Database(rows, prefixes, lengths[0] if metric == "cosine" else None, lengths if metric == "l2" else None)
 
 
@@ -95,7 +99,7 @@ def _search(
         size = wide.itemsize
         plan = plan_tile(len(q), len(rows), dim, size, on_host=on_host, copied=copied, tile=tile)
         scratch = q.new_empty((min(plan.queries, len(q)), plan.rows))
-        found = Found(q, k)
+        found, give_back = Found(q, k), _giver_back(rows)
         for start in range(0, len(rows) if len(q) else 0, plan.rows):
             x = rows[start : start + plan.rows, :dim].to(wide)
             known = None if lengths is None else lengths[start : start + plan.rows].to(wide)
@@ -111,6 +115,7 @@ def _search(
                 elif metric == "cosine" and known is not None and not normalized:
                     over_norms(part, known)
                 found.add(first, scores.view(len(scores), BLOCK, -1), start)
+            give_back(len(x) * _row_bytes(rows))
         return found.best()
 
 
@@ -135,9 +140,14 @@ def _rerank(
         scores = q.new_full(given.shape, -math.inf)
         # On a CPU products of one query with its own rows are several times as fast as a batch of them.
         step = 1 if queries.device.type == "cpu" else plan_gather(given.shape[1], dim, wide.itemsize, on_host=False)
+        give_back = _giver_back(rows)
+        gathered = rows.new_empty(
+            (min(step, len(q)) * given.shape[1], dim)
+        )  # once: fresh memory is as slow as the gather
         for i in range(0, len(q) if len(rows) else 0, step):
             part, places = slice(i, i + step), given[i : i + step].clamp(min=0)
-            x = rows[:, :dim].index_select(0, places.flatten()).to(wide)
+            x = torch.index_select(rows[:, :dim], 0, places.flatten(), out=gathered[: places.numel()]).to(wide)
+            give_back(len(x) * max(AROUND, _row_bytes(rows)))
             if metric == "l2":
                 x = x.reshape(*places.shape, dim) - q[part, None]
                 scores[part] = -x.square().sum(-1)
@@ -152,6 +162,18 @@ def _rerank(
                 over_norms(scores[part], lengths[places].to(wide))
         scores = scores.masked_fill((given < 0) | scores.isnan(), -math.inf)
         return top_of(scores, given, k)
+
+
+def _giver_back(rows: Tensor) -> Callable[[int], None]:
+    """What gives back the pages of rows that a file is mapped to."""
+    if torch.compiler.is_compiling() or rows.device.type != "cpu" or not has_memory(rows):
+        return lambda _: None
+    storage = rows.untyped_storage()
+    return giver_back(storage.data_ptr(), storage.nbytes())
+
+
+def _row_bytes(rows: Tensor) -> int:
+    return abs(rows.stride(0)) * rows.dtype.itemsize
 
 
 def _refuse_batches(*arrays: Tensor) -> None:

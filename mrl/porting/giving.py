@@ -8,6 +8,7 @@ import numpy as np
 
 from ..dispatch import backend_named
 from ..heads import Head, NestedHead, TiedHead
+from .convert import convert
 from .stored import Array
 
 
@@ -25,15 +26,23 @@ class _Given:
         return self.array.__dlpack__(**options)
 
 
+def given(array: Array, backend: str, device: Any) -> Any:
+    """An array of the backend, of one that nobody else holds and whose memory starts at a multiple of 64 bytes.
+
+    TensorFlow copies twice what it gets as NumPy's own.
+    """
+    if backend == "tensorflow" and array.size:
+        return backend_named(backend).from_numpy(_Given(array), dtype=None, device=device)
+    return convert(array, backend, device=device)
+
+
 def given_away(head: Head, device: Any) -> Head:
-    """The head in TensorFlow, which copies twice what it gets as NumPy's own."""
+    """The head in TensorFlow. What is one array in several places stays one."""
     tensors: dict[int, Array] = {}
 
     def give(array: Array) -> Array:
-        if not array.size:
-            return array
         if id(array) not in tensors:
-            tensors[id(array)] = backend_named("tensorflow").from_numpy(_Given(array), dtype=None, device=device)
+            tensors[id(array)] = given(array, "tensorflow", device) if array.size else array
         return tensors[id(array)]
 
     if isinstance(head, TiedHead):

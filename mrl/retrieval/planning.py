@@ -32,6 +32,9 @@ FEWEST_QUERIES = 16
 """Below so many at a time a pass over the database for each of them costs more than it saves."""
 
 
+KEPT_ROWS = 16_384
+"""Rows of a tile whose scores are kept: to take their best costs as much as to gather 16 columns for them again."""
+
 UNKNOWN_ROWS = 1 << 20
 """Of a database whose rows are not known yet."""
 
@@ -88,8 +91,8 @@ def plan_passes(
 ) -> Passes:
     """For static shapes: the tile, and whether a pass keeps the maxima of blocks alone.
 
-    It may where the rows of the best blocks are few beside those there are, and are scored again. Where they are many,
-    the scores of a tile are kept until its best are taken; tiles are larger, because that is done once for each.
+    Then the rows of the best blocks are scored again, which costs the more the wider they are. Or the scores of a tile
+    are kept until its best are taken, which is done once for each; such tiles are larger.
 
     Example:
         >>> from mrl.retrieval.planning import plan_passes
@@ -100,7 +103,7 @@ def plan_passes(
     """
     count = UNKNOWN_ROWS if rows is None else rows
     together = min(queries, MOST_QUERIES, PICK_BYTES // (itemsize * (count // BLOCK) + 1))
-    if k * BLOCK * dim <= count and together >= min(queries, FEWEST_QUERIES):
+    if dim * KEPT_ROWS <= BLOCK * count and together >= min(queries, FEWEST_QUERIES):
         plan = plan_tile(together, rows, dim, itemsize, on_host=on_host, copied=False, tile=tile)
         return Passes(*plan, plan_gather(k * BLOCK, dim, itemsize, on_host=on_host))
     together = min(queries, MOST_QUERIES)

@@ -15,6 +15,7 @@ from ..dispatch import backend_named, settle
 from ..files import write_atomically
 from ..heads import Array
 from ..porting.convert import convert
+from ..porting.giving import given
 from ..porting.safetensors import read_safetensors, write_safetensors
 from ..porting.stored import Checkpoint
 from .arguments import check_database, check_rows
@@ -66,7 +67,7 @@ def save_database(path: str | PathLike[str], database: Database, *, vectors: boo
         "metric": opened.metric,
         "dims": json.dumps(opened.dims),
         "rows": json.dumps([*rows.shape, checks.dtype_name(rows)]),
-        "looks": _look(rows),
+        "looks": look(rows),
     }
     written = {_name_in_file(name): array for name, array in arrays.items() if vectors or name != "database.vectors"}
     content = partial(write_safetensors, arrays=convert(written, "numpy"), metadata=metadata)
@@ -112,7 +113,7 @@ def load_database(
     stored, metric = checkpoint.arrays, checkpoint.metadata["metric"]
 
     def read(name: str) -> Array:
-        return convert(stored[name].read(), backend, device=device)
+        return given(stored[name].read(), backend, device)
 
     if vectors is None:
         if "vectors" not in stored:
@@ -121,11 +122,10 @@ def load_database(
             )
         vectors = read("vectors")
     else:
-        _, given = settle({"vectors": vectors})
-        vectors = given["vectors"]
+        vectors = settle({"vectors": vectors})[1]["vectors"]
         check_rows("vectors", vectors)
         got = json.dumps([*checks.shape_of("vectors", vectors), checks.dtype_name(vectors)])
-        if got != checkpoint.metadata["rows"] or _look(vectors) != checkpoint.metadata["looks"]:
+        if got != checkpoint.metadata["rows"] or look(vectors) != checkpoint.metadata["looks"]:
             raise ValueError(
                 f"vectors: expected those that {path} was made of, {checkpoint.metadata['rows']}, got {got}"
                 f"{'' if got != checkpoint.metadata['rows'] else ' with other numbers'}; prepare these anew"
@@ -164,8 +164,8 @@ def _checked(checkpoint: Checkpoint) -> tuple[int, ...]:
     return tuple(dims)
 
 
-def _look(rows: Array) -> str:
-    """CRC-32 of a few rows, evenly spread."""
+def look(rows: Array) -> str:
+    """CRC-32 of a few rows, evenly spread: what vectors that are not in a file are known by."""
     places = sorted({int(i) for i in np.linspace(0, max(0, rows.shape[0] - 1), LOOKED_AT)}) if rows.shape[0] else []
     found = 0
     for place in places:
