@@ -10,7 +10,7 @@ import pytest
 from retrieval_cases import array, same
 
 import mrl
-from mrl import spec
+from mrl import pages, spec
 from mrl.porting.safetensors import read_safetensors, write_safetensors
 from mrl.retrieval.prepared import named_arrays
 
@@ -98,15 +98,29 @@ def test_a_memory_mapped_file(mode: str, tmp_path: Path) -> None:
     assert isinstance(again.vectors, np.memmap)
 
 
-def test_a_memory_mapped_file_in_torch(backend_torch: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("written", [False, True])
+def test_a_memory_mapped_file_in_torch(
+    backend_torch: None, written: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     np.save(tmp_path / "rows.npy", ROWS)
-    rows = torch.from_numpy(np.load(tmp_path / "rows.npy", mmap_mode="c"))
+    monkeypatch.setattr(pages, "WORTH_BYTES", 0)
+    monkeypatch.setattr(pages, "HELD_BYTES", 0)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="c")
+    expected = ROWS.copy()
+    if written:
+        mapped[0] = expected[0] = 7  # which the file has not, and must not be lost
+    rows = torch.from_numpy(mapped)
+    assert (pages.read_through(mapped.ctypes.data, mapped.nbytes) is None) == (written or sys.platform != "linux")
     database = mrl.prepare_database(rows, (4,))
     assert database.vectors is rows
     found = mrl.funnel_search(torch.from_numpy(ROWS[:4].copy()), database, dims=(4, 24), shortlists=(20, 3))
-    same(found, spec.funnel_search(ROWS[:4], ROWS, dims=(4, 24), shortlists=(20, 3)), rtol=1e-4)
+    same(found, spec.funnel_search(ROWS[:4], expected, dims=(4, 24), shortlists=(20, 3)), rtol=1e-4)
+    for some in (rows, rows.T.contiguous().T, rows[1:], rows[:, 2:]):
+        queries = ROWS[:4, : some.shape[1]].copy()
+        same(mrl.search(torch.from_numpy(queries), some, k=3), spec.search(queries, some.numpy(), k=3), rtol=1e-4)
+    assert (mapped == expected).all()
 
 
 MEMORY = """

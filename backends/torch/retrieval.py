@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrl.pages import AROUND, giver_back
+from mrl.pages import AROUND, read_through
 from mrl.retrieval.planning import BLOCK, ROW_BYTES, plan_gather, plan_tile
 from mrl.retrieval.prepared import Database, SearchResult
 
@@ -67,12 +67,12 @@ def prepare_database(rows: Tensor, *, dims: tuple[int, ...], metric: str, track:
     lengths = tuple(rows.new_empty(count, dtype=wide) for _ in columns)
     with torch.no_grad():
         step = max(1, ROW_BYTES // (width * wide.itemsize))
-        give_back = _giver_back(rows)
+        source, give_back = _readable(rows)
         for start in track([*range(0, count, step)]):
             part = slice(start, start + step)
-            x = rows[part].to(wide)
+            x = source[part].to(wide)
             for m, prefix in zip(narrow, prefixes, strict=True):
-                prefix[part] = truncate(x, m, normalize=True) if metric == "cosine" else rows[part, :m]
+                prefix[part] = truncate(x, m, normalize=True) if metric == "cosine" else source[part, :m]
             for m, length in zip(columns, lengths, strict=True):
                 length[part] = row_norms(x) if metric == "cosine" else x[:, :m].square().sum(-1)
             give_back(x.shape[0] * _row_bytes(rows))
@@ -99,7 +99,8 @@ def _search(
         size = wide.itemsize
         plan = plan_tile(len(q), len(rows), dim, size, on_host=on_host, copied=copied, tile=tile)
         scratch = q.new_empty((min(plan.queries, len(q)), plan.rows))
-        found, give_back = Found(q, k), _giver_back(rows)
+        found = Found(q, k)
+        rows, give_back = _readable(rows)
         for start in range(0, len(rows) if len(q) else 0, plan.rows):
             x = rows[start : start + plan.rows, :dim].to(wide)
             known = None if lengths is None else lengths[start : start + plan.rows].to(wide)
@@ -140,7 +141,7 @@ def _rerank(
         scores = q.new_full(given.shape, -math.inf)
         # On a CPU products of one query with its own rows are several times as fast as a batch of them.
         step = 1 if queries.device.type == "cpu" else plan_gather(given.shape[1], dim, wide.itemsize, on_host=False)
-        give_back = _giver_back(rows)
+        rows, give_back = _readable(rows)
         gathered = rows.new_empty(
             (min(step, len(q)) * given.shape[1], dim)
         )  # once: fresh memory is as slow as the gather
@@ -164,12 +165,19 @@ def _rerank(
         return top_of(scores, given, k)
 
 
-def _giver_back(rows: Tensor) -> Callable[[int], None]:
-    """What gives back the pages of rows that a file is mapped to."""
-    if torch.compiler.is_compiling() or rows.device.type != "cpu" or not has_memory(rows):
-        return lambda _: None
-    storage = rows.untyped_storage()
-    return giver_back(storage.data_ptr(), storage.nbytes())
+def _readable(rows: Tensor) -> tuple[Tensor, Callable[[int], None]]:
+    """The rows, and what is told how many of their bytes have been read.
+
+    Those of a mapped file are read through a mapping of our own, so that the process does not come to hold the file.
+    """
+    if not torch.compiler.is_compiling() and rows.device.type == "cpu" and has_memory(rows):
+        storage = rows.untyped_storage()
+        found = read_through(storage.data_ptr(), storage.nbytes())
+        if found is not None:
+            raw = torch.frombuffer(found.memory, dtype=torch.uint8, offset=found.offset, count=storage.nbytes())
+            again = rows.new_empty(0).set_(raw.untyped_storage(), rows.storage_offset(), rows.shape, rows.stride())
+            return again, found.give_back
+    return rows, lambda _: None
 
 
 def _row_bytes(rows: Tensor) -> int:
