@@ -69,6 +69,8 @@ def draw(found: dict[str, Any], backends: list[str], path: Path) -> None:
                 panel.plot(values, [point[step] for point in points], style, marker="o", markersize=3, label=step)
             panel.set_xscale("log")
             panel.set_yscale("log")
+            panel.set_xticks(values, [f"{value:,}" for value in values], fontsize=8)
+            panel.minorticks_off()
             panel.set_xlabel(LABELS[axis])
             panel.grid(alpha=0.3)
         row[0].set_ylabel(f"{backend}\nmilliseconds")
