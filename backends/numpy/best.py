@@ -22,8 +22,10 @@ class Found:
         least = self.least[first : first + queries]
         largest = scores.max(1)  # of every block; blocks are spread, because so a maximum is taken fastest
         if start == 0 and self.k < scores[0].size:
-            usable = np.where(np.isnan(scores), -np.inf, scores).reshape(queries, -1)
-            least[:] = np.nextafter(np.partition(usable, -self.k, -1)[:, -self.k], -np.inf)
+            # As many blocks have a score of at least the edge of their maxima.
+            some = largest if blocks >= self.k else scores.reshape(queries, -1)
+            edge = np.partition(np.where(np.isnan(some), -np.inf, some), -self.k, -1)[:, -self.k]
+            least[:] = np.nextafter(edge, -np.inf)
         query, block = np.nonzero(~(largest <= least[:, None]))  # where it is NaN, the rest of its block may pass
         if not len(query):
             return

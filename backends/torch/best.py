@@ -32,11 +32,12 @@ class Found:
         """Scores ``(queries, BLOCK, blocks)`` of rows from ``start``, none of which comes before a row seen."""
         queries, _, blocks = scores.shape
         least = self.least[first : first + queries]
-        if start == 0 and self.k < scores[0].numel():
-            usable = scores.reshape(queries, -1).nan_to_num(-math.inf, math.inf, -math.inf)
-            edge = usable.topk(self.k, sorted=False).values.amin(-1)
-            least.copy_(edge.nextafter(edge.new_tensor(-math.inf)))
         largest = scores.amax(1)  # of every block; blocks are spread, because so a maximum is taken fastest
+        if start == 0 and self.k < scores[0].numel():
+            # As many blocks have a score of at least the edge of their maxima.
+            some = largest if blocks >= self.k else scores.reshape(queries, -1)
+            edge = some.nan_to_num(-math.inf, math.inf, -math.inf).topk(self.k, sorted=False).values.amin(-1)
+            least.copy_(edge.nextafter(edge.new_tensor(-math.inf)))
         # Where it is NaN, the rest of its block may pass.
         query, block = (largest <= least[:, None]).logical_not_().nonzero(as_tuple=True)
         if not len(query):
