@@ -32,6 +32,18 @@ class TestTorch:
             found = compiled(self.torch.from_numpy(QUERIES[:count].copy()), database)
             same(found, mrl.SearchResult(*(field[:count] for field in EXPECTED)))
 
+    @pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
+    def test_a_database_is_prepared_under_transforms(self, metric):
+        self.torch.compiler.reset()
+        rows = self.torch.from_numpy(np.concatenate([ROWS, 0 * ROWS[:1], 1e25 * ROWS[:3]]))
+        prepare = lambda rows: mrl.prepare_database(rows, (4,), metric=metric)  # noqa: E731
+        expected = prepare(rows)
+        compiled = self.torch.compile(prepare, fullgraph=True, backend="aot_eager")(rows)
+        mapped = self.torch.func.vmap(lambda rows: prepare(rows).prefixes[0])(rows[None])
+        self.torch.testing.assert_close(mapped[0], expected.prefixes[0])
+        for found, wanted in zip(compiled, expected, strict=True):
+            self.torch.testing.assert_close(found, wanted)
+
     def test_the_operators_are_sound(self):
         queries, rows = self.torch.from_numpy(QUERIES.copy()), self.torch.from_numpy(ROWS.copy())
         mrl.search(queries, rows, k=1)  # loads the backend, which registers them
