@@ -109,7 +109,10 @@ class FaissFunnel:
         """
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        before = _files(place)
+        try:
+            before = _files(_description(place))
+        except (OSError, ValueError):
+            before = set()
         index, rows = _free(place, "index", "faiss"), _free(place, "vectors", "npy") if vectors else None
         content = {
             "format": FORMAT,
@@ -128,7 +131,7 @@ class FaissFunnel:
                 write_atomically(place / rows, lambda stream: np.save(stream, _bits(self.vectors)))
             write_atomically(place / DESCRIPTION, json.dumps(content))
         except BaseException:
-            for name in (index, rows or index):
+            for name in _files(content):
                 (place / name).unlink(missing_ok=True)
             raise
         for name in before:
@@ -229,14 +232,13 @@ def load(folder: str | PathLike[str], *, vectors: np.ndarray | None = None) -> F
     """
     place = Path(folder)
     try:
-        content = json.loads((place / DESCRIPTION).read_text(encoding="utf-8"))
+        content = _description(place)
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {str(content['format'])[:40]!r}")
         stages = check_funnel(content["dims"], content["shortlists"])
         metric, shape, dtype = content["metric"], tuple(content["shape"]), content["dtype"]
         check_metric(metric)
-        files = _files(place)
-        if files != {content["index"], content["vectors"]} - {None}:
+        if _files(content) != {content["index"], content["vectors"]} - {None}:
             raise ValueError(f"its files are {content['index']!r} and {content['vectors']!r}")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"folder: {folder}: expected what FaissFunnel.save writes, got other: {error}") from error
@@ -256,12 +258,15 @@ def load(folder: str | PathLike[str], *, vectors: np.ndarray | None = None) -> F
     return FaissFunnel(index, vectors, tuple(m for m, _ in stages), tuple(kept for _, kept in stages), metric)
 
 
-def _files(place: Path) -> set[str]:
-    """The files that the description in a folder names; none where there is no such description."""
+def _description(place: Path) -> Any:
+    return json.loads((place / DESCRIPTION).read_text(encoding="utf-8"))
+
+
+def _files(content: Any) -> set[str]:
+    """The files that a description names; none where it is another's."""
     try:
-        content = json.loads((place / DESCRIPTION).read_text(encoding="utf-8"))
         names = {content["index"], content["vectors"]} - {None}
-    except (OSError, ValueError, TypeError, KeyError):
+    except (TypeError, KeyError):
         return set()
     return {name for name in names if isinstance(name, str) and OURS.fullmatch(name)}
 

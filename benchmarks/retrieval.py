@@ -17,6 +17,8 @@ import numpy as np
 from timing import alternate, summary
 
 import mrl
+from mrl.porting.giving import given
+from mrl.porting.stored import empty_bytes
 
 FUNNEL = (16, 64, 256)
 SETS = 8
@@ -66,9 +68,7 @@ def inputs(arguments: argparse.Namespace) -> tuple[list[np.ndarray], np.ndarray]
     """Normalised rows whose first dimensions say most, and queries near some of them."""
     rng = np.random.default_rng(0)
     scale = (1 / np.sqrt(1 + np.arange(arguments.width))).astype(np.float32)
-    raw = np.empty(arguments.rows * arguments.width + 16, np.float32)
-    start = -raw.ctypes.data % 64 // 4  # TensorFlow and JAX use memory as it is where it starts at 64 bytes
-    rows = raw[start : start + arguments.rows * arguments.width].reshape(arguments.rows, arguments.width)
+    rows = empty_bytes(4 * arguments.rows * arguments.width).view(np.float32).reshape(-1, arguments.width)
     for start in range(0, len(rows), 10_000):
         part = rng.standard_normal((min(10_000, len(rows) - start), arguments.width), np.float32) * scale
         rows[start : start + 10_000] = part / np.linalg.norm(part, axis=1, keepdims=True)
@@ -81,15 +81,11 @@ def inputs(arguments: argparse.Namespace) -> tuple[list[np.ndarray], np.ndarray]
 
 def held(rows: np.ndarray, backend: str) -> Any:
     """The rows in the framework, without a copy of them: of a million there is memory for one."""
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return tf.experimental.dlpack.from_dlpack(rows.__dlpack__())
     if backend == "jax":
         import jax
 
         return jax.dlpack.from_dlpack(rows)
-    return mrl.convert(rows, backend)
+    return given(rows, backend, None)
 
 
 def costs(arguments: argparse.Namespace) -> dict[str, tuple[float, float]]:

@@ -172,7 +172,8 @@ def _readable(rows: Tensor) -> tuple[Tensor, Callable[[int], None]]:
     """
     if not torch.compiler.is_compiling() and rows.device.type == "cpu" and has_memory(rows):
         storage = rows.untyped_storage()
-        found = read_through(storage.data_ptr(), storage.nbytes())
+        # What PyTorch has allocated itself lies in no file, and need not be looked for there in every search.
+        found = None if storage.resizable() else read_through(storage.data_ptr(), storage.nbytes())
         if found is not None:
             raw = torch.frombuffer(found.memory, dtype=torch.uint8, offset=found.offset, count=storage.nbytes())
             again = rows.new_empty(0).set_(raw.untyped_storage(), rows.storage_offset(), rows.shape, rows.stride())
