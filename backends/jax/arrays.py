@@ -115,17 +115,22 @@ def row_shards(z: Array) -> int:
     return math.prod(size for name, size, kind in kinds if kind == automatic or name in named)
 
 
-def row_sharding(z: Array, *others: Any) -> NamedSharding | None:
-    """Where shardings are part of the types, that of a result for each row of ``z``: as the row itself is placed.
+def explicit_shardings(tree: Any) -> list[NamedSharding] | None:
+    """Those of all arrays, on one mesh, where shardings are part of the types; else ``None``.
 
-    The compiler still plans the work between, under ``jax.sharding.auto_axes``.
+    The compiler still plans the work between, under ``jax.sharding.auto_axes``; results are placed as arguments are.
     """
-    shardings = [jax.typeof(x).sharding for x in jax.tree.leaves((z, others))]
+    shardings = [jax.typeof(x).sharding for x in jax.tree.leaves(tree)]
     explicit = [sharding.mesh for sharding in shardings if sharding.mesh._any_axis_explicit]
     if not explicit:
         return None
-    rows = shardings[0].spec[: z.ndim - 1] if shardings[0].mesh == explicit[0] else ()
-    return NamedSharding(explicit[0], PartitionSpec(*rows))
+    return [s if s.mesh == explicit[0] else NamedSharding(explicit[0], PartitionSpec()) for s in shardings]
+
+
+def row_sharding(z: Array, *others: Any) -> NamedSharding | None:
+    """Where shardings are part of the types, that of a result for each row of ``z``: as the row itself is placed."""
+    placed = explicit_shardings((z, others))
+    return None if placed is None else NamedSharding(placed[0].mesh, PartitionSpec(*placed[0].spec[: z.ndim - 1]))
 
 
 def vary_together(tree: Any) -> Any:

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from mrl.nesting import Nesting
 
-from .arrays import product
+from .arrays import explicit_shardings, product
 from .contrastive_sides import Side, side_of, through_the_norm
 from .sweep import outer
 
@@ -67,13 +67,9 @@ def sweep(
     every anchor, and ``rows``.
     """
     work = partial(_sweep, plan=plan, needs=needs)
-    shardings = [jax.typeof(x).sharding for x in arrays]
-    explicit = [sharding.mesh for sharding in shardings if sharding.mesh._any_axis_explicit]
-    if explicit:
-        # Where shardings are part of the types, the compiler still plans the kernel; its results are placed as its
-        # arguments are.
-        placed = [s if s.mesh == explicit[0] else NamedSharding(explicit[0], PartitionSpec()) for s in shardings]
-        per_row = NamedSharding(explicit[0], PartitionSpec(None, *placed[0].spec[:1]))
+    placed = explicit_shardings(arrays)
+    if placed is not None:
+        per_row = NamedSharding(placed[0].mesh, PartitionSpec(None, *placed[0].spec[:1]))
         wanted = tuple(sharding if needed else None for sharding, needed in zip(placed, needs, strict=True))
         work = jax.sharding.auto_axes(work, out_sharding=(per_row, wanted))
     return work(*arrays, *fixed)

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from mrl.nesting import Nesting
 from mrl.planning import is_small, plan_groups
 
-from .arrays import factor_dtype, lift, power_of_two, product
+from .arrays import explicit_shardings, factor_dtype, lift, power_of_two, product
 from .targets import dense_targets, has_dense_targets, times
 
 NARROW = 32  # columns
@@ -63,13 +63,9 @@ def sweep(
     """
     labels, rows, class_weight, levels = fixed
     work = partial(_sweep_chunks, plan=plan, needs=needs)
-    shardings = [jax.typeof(x).sharding for x in (z, *leaves)]
-    explicit = [sharding.mesh for sharding in shardings if sharding.mesh._any_axis_explicit]
-    if explicit:
-        # Where shardings are part of the types, the compiler still plans the kernel; its results are placed as
-        # its arguments are.
-        placed = [s if s.mesh == explicit[0] else NamedSharding(explicit[0], PartitionSpec()) for s in shardings]
-        per_row = NamedSharding(explicit[0], PartitionSpec(None, *placed[0].spec[: z.ndim - 1]))
+    placed = explicit_shardings((z, leaves))
+    if placed is not None:
+        per_row = NamedSharding(placed[0].mesh, PartitionSpec(None, *placed[0].spec[: z.ndim - 1]))
         wanted = tuple(sharding if needed else None for sharding, needed in zip(placed, needs, strict=True))
         work = jax.sharding.auto_axes(work, out_sharding=(per_row, wanted))
     return work(z, labels, rows, Shared(leaves, class_weight, levels))
